@@ -132,7 +132,7 @@ def patients_for_rank_gap(methods, gap, alpha=0.05):
         raise UserError("gap", f"{gap} is not a gap that the mean ranks of {methods} methods can have", f"give more than 0 and at most {methods - 1}")
     return int(np.floor((critical_difference(methods, 1, alpha)/gap)**2)) + 1
 
-# %% ../../nbs/stats/02_power.ipynb #88b25201
+# %% ../../nbs/stats/02_power.ipynb #a88a6a0c
 def wilcoxon_power(comparisons, patients, effect, spread=1.0, alpha=0.05, simulations=1000, seed=0):
     """The probability that Wilcoxon's test finds a method better than the baseline by `effect` at Holm's first step, alpha/`comparisons`.
 
@@ -140,26 +140,36 @@ def wilcoxon_power(comparisons, patients, effect, spread=1.0, alpha=0.05, simula
     """
     from medaug.seeds import numpy_generator
 
-    differences = numpy_generator("wilcoxon", seed, patients).normal(effect/spread, 1, (simulations, patients))
-    found = (wilcoxon(differences, axis=1).pvalue <= alpha/comparisons) & (np.median(differences, axis=1) > 0)
-    return float(found.mean())
+    generator, found = numpy_generator("wilcoxon", seed, patients), 0
+    at_once = max(1, min(simulations, 2_000_000//patients))
+    for start in range(0, simulations, at_once):
+        differences = generator.normal(effect/spread, 1, (min(at_once, simulations - start), patients))
+        found += int(((wilcoxon(differences, axis=1).pvalue <= alpha/comparisons) & (np.median(differences, axis=1) > 0)).sum())
+    return found/simulations
 
-# %% ../../nbs/stats/02_power.ipynb #b286f859
-def patients_needed_wilcoxon(comparisons, effect, spread=1.0, alpha=0.05, target=0.8, simulations=1000, seed=0, most=20_000):
-    """The fewest patients for which `wilcoxon_power` reaches `target`, or None where `most` are not enough."""
-    enough = lambda n: wilcoxon_power(comparisons, n, effect, spread, alpha, simulations, seed) >= target
-    high = 4
+# %% ../../nbs/stats/02_power.ipynb #5fe88e5a
+def _guessed_patients_wilcoxon(comparisons, effect, spread, alpha, target):
+    quantiles = norm.isf(alpha/comparisons/2) + norm.ppf(target)
+    return int(np.ceil(np.pi/3*(quantiles*spread/effect)**2))
+
+
+def patients_needed_wilcoxon(comparisons, effect, spread=1.0, alpha=0.05, target=0.8, simulations=1000, seed=0):
+    """The fewest patients for which `wilcoxon_power` reaches `target`, by simulation up to 300 patients and by a formula beyond."""
+    def enough(patients):
+        return wilcoxon_power(comparisons, patients, effect, spread, alpha, simulations, seed) >= target
+
+    high = _guessed_patients_wilcoxon(comparisons, effect, spread, alpha, target)
+    if high > MOST_SIMULATED:
+        return high
     while not enough(high):
-        high *= 2
-        if high > most:
-            return None
-    low = high//2
+        high += 1 + high//5
+    low = 1
     while high - low > 1:
         middle = (low + high)//2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
-# %% ../../nbs/stats/02_power.ipynb #8e1505bf
+# %% ../../nbs/stats/02_power.ipynb #3d2e747f
 @dataclass(frozen=True)
 class Power:
     """What a comparison of `methods` methods on `patients` patients can show. Gaps in mean ranks; `effect` and `spread` in the score's unit.
@@ -181,7 +191,7 @@ class Power:
     nemenyi: float
     wilcoxon: float
     patients_needed: int
-    patients_needed_wilcoxon: int | None
+    patients_needed_wilcoxon: int
 
 # %% ../../nbs/stats/02_power.ipynb #c84110c2
 def _checked_spread(effect, spread, scores):
@@ -213,17 +223,13 @@ def power(methods, patients, effect=None, spread=None, scores=None, alpha=0.05, 
                  *map(float, rank_tests), wilcoxon_power(methods - 1, patients, effect, spread, alpha, simulations, seed),
                  patients_needed(methods, *settings), patients_needed_wilcoxon(methods - 1, *settings))
 
-# %% ../../nbs/stats/02_power.ipynb #e3097e66
-def _needed(patients, test):
-    return f"  {patients:>8,}  {test}" if patients else f"{'more than 20,000':>10}  {test}"
-
-
+# %% ../../nbs/stats/02_power.ipynb #177be024
 def power_summary(power, gaps=None):
     """A `Power` in a few lines of plain text, with the patients that each of `gaps` between two mean ranks needs to be significant.
 
     By default the largest gap possible, its half, quarter and eighth.
     """
-    unit = "spreads (the standard deviation of paired differences between patients)" if power.spread == 1 else f"in the score's unit (spread {power.spread:.4f})"
+    unit = "times the spread (the standard deviation of paired differences between patients)" if power.spread == 1 else f"in the score's unit (spread {power.spread:.4f})"
     gaps = gaps or [power.largest_gap/share for share in (1, 2, 4, 8)]
     return "\n".join([
         f"{power.methods} methods, {power.patients} patients, alpha {power.alpha:g}",
@@ -232,5 +238,5 @@ def power_summary(power, gaps=None):
         f"one method better by {power.effect:.4g} {unit} leads by {power.expected_gap:.2f} ranks on average; it is found with probability",
         f"  {power.friedman:8.1%}  Friedman: some method differs", f"  {power.nemenyi:8.1%}  Nemenyi: this one beats the baseline (all {power.methods*(power.methods - 1)//2} pairs tested)",
         f"  {power.wilcoxon:8.1%}  Wilcoxon with Holm's correction: this one beats the baseline ({power.methods - 1} comparisons)",
-        f"patients needed for {power.target:.0%}:", _needed(power.patients_needed, "Nemenyi"), _needed(power.patients_needed_wilcoxon, "Wilcoxon with Holm's correction"),
+        f"patients needed for {power.target:.0%}:", f"  {power.patients_needed:>8,}  Nemenyi", f"  {power.patients_needed_wilcoxon:>8,}  Wilcoxon with Holm's correction",
         "patients needed to make a gap between two mean ranks significant:", *[f"  {patients_for_rank_gap(power.methods, gap, power.alpha):>8,}  a gap of {gap:g} ranks" for gap in gaps]])

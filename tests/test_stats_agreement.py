@@ -1,0 +1,94 @@
+"""The statistics agree with the libraries that compute the same thing, on random tables with many ties."""
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from medaug.stats import critical_difference, directions, friedman, nemenyi
+
+
+def random_table(seed, least_methods=2):
+    """A table of 5 to 40 blocks and up to 12 methods, in half of the cases with different methods, rounded so that many scores tie."""
+    rng = np.random.default_rng(seed)
+    blocks, methods = rng.integers(5, 41), rng.integers(least_methods, 13)
+    scores = rng.normal(0.7, 0.1, (blocks, methods)) + rng.integers(0, 2)*np.linspace(0, 0.2, methods)
+    return pd.DataFrame(scores.round(rng.integers(1, 3)), columns=[f"method {i}" for i in range(methods)])
+
+
+TABLES = [random_table(seed, least_methods=3) for seed in range(200)]
+
+
+def test_the_tables_have_ties():
+    assert sum((table.nunique(axis=1) < table.shape[1]).any() for table in TABLES) > 150
+
+
+def test_friedman_agrees_with_scipy():
+    """SciPy corrects for ties too; it does not take two methods."""
+    for table in TABLES:
+        theirs, ours = scipy.stats.friedmanchisquare(*table.to_numpy().T), friedman(table)
+        assert abs(ours.statistic - theirs.statistic) < 1e-9 and abs(ours.pvalue - theirs.pvalue) < 1e-9
+
+
+def test_the_uncorrected_statistic_agrees_where_nothing_ties():
+    """scikit-posthocs and SciPy give only the corrected one; without ties both are the same, with ties ours is Demšar's and smaller."""
+    for seed, table in enumerate(TABLES):
+        untied = table + np.random.default_rng(seed).random(table.shape)*1e-6
+        assert abs(friedman(untied).statistic - friedman(untied).statistic_uncorrected) < 1e-9
+        assert friedman(table).statistic_uncorrected <= friedman(table).statistic + 1e-9
+
+
+def test_nemenyi_agrees_with_scikit_posthocs_long_form():
+    """The long form of a table goes another way through scikit-posthocs than the wide form that we call."""
+    posthocs = pytest.importorskip("scikit_posthocs")
+    for table in TABLES:
+        long = table.reset_index(names="block").melt("block", var_name="method", value_name="score")
+        theirs = posthocs.posthoc_nemenyi_friedman(long, y_col="score", group_col="method", block_col="block", block_id_col="block", melted=True)
+        assert np.abs(nemenyi(table).to_numpy() - theirs.loc[table.columns, table.columns].to_numpy()).max() < 1e-9
+
+
+def test_nemenyi_is_the_studentized_range_of_the_rank_gaps():
+    for table in TABLES:
+        blocks, methods = table.shape
+        ranks = scipy.stats.rankdata(-table.to_numpy(), axis=1).mean(axis=0)
+        gaps = np.abs(ranks[:, None] - ranks)/np.sqrt(methods*(methods + 1)/(6*blocks))*np.sqrt(2)
+        expected = scipy.stats.studentized_range.sf(gaps, methods, np.inf)
+        np.fill_diagonal(expected, 1)
+        assert np.abs(nemenyi(table).to_numpy() - expected).max() < 1e-9
+
+
+def test_directions_follow_from_the_tests():
+    for table in TABLES:
+        ranks = scipy.stats.rankdata(-table.to_numpy(), axis=1).mean(axis=0)
+        beyond = np.abs(ranks[:, None] - ranks) > critical_difference(*table.shape[::-1])
+        expected = np.sign(ranks - ranks[:, None])*beyond*(scipy.stats.friedmanchisquare(*table.to_numpy().T).pvalue < 0.05)
+        assert (directions(table).to_numpy() == expected).all()
+
+
+def test_agreement_with_autorank():
+    """autorank's p-value, mean ranks and critical difference. It interpolates nothing and takes its quantiles from the same studentized range."""
+    autorank = pytest.importorskip("autorank")
+    compared = 0
+    for table in TABLES:
+        if not friedman(table).pvalue < 0.05:
+            continue                                    # autorank gives no critical difference then
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")             # it also computes effect sizes and intervals that ties upset
+            theirs = autorank.autorank(table, alpha=0.05, force_mode="nonparametric")
+        ours = friedman(table)
+        assert abs(theirs.pvalue - ours.pvalue) < 1e-9
+        assert np.abs(theirs.rankdf["meanrank"] - ours.mean_ranks[theirs.rankdf.index]).max() < 1e-9
+        assert abs(theirs.cd - critical_difference(*table.shape[::-1])) < 1e-9
+        compared += 1
+    assert compared > 50
+
+
+def test_two_methods_are_the_sign_test():
+    """For two methods and no ties χ² is the square of the sign test's normal approximation, and Nemenyi's p-value its tail."""
+    for seed in range(50):
+        table = pd.DataFrame(np.random.default_rng(seed).random((12, 2)))
+        wins = int((table[0] > table[1]).sum())
+        z = (2*wins - 12)/12**0.5
+        assert abs(friedman(table).statistic - z**2) < 1e-9
+        assert abs(nemenyi(table).iloc[0, 1] - 2*scipy.stats.norm.sf(abs(z))) < 1e-9
