@@ -3,7 +3,6 @@ import warnings
 
 import numpy as np
 import pandas as pd
-import pytest
 import scipy.stats
 
 from medaug.stats import critical_difference, directions, friedman, nemenyi
@@ -41,7 +40,7 @@ def test_the_uncorrected_statistic_agrees_where_nothing_ties():
 
 def test_nemenyi_agrees_with_scikit_posthocs_long_form():
     """The long form of a table goes another way through scikit-posthocs than the wide form that we call."""
-    posthocs = pytest.importorskip("scikit_posthocs")
+    import scikit_posthocs as posthocs
     for table in TABLES:
         long = table.reset_index(names="block").melt("block", var_name="method", value_name="score")
         theirs = posthocs.posthoc_nemenyi_friedman(long, y_col="score", group_col="method", block_col="block", block_id_col="block", melted=True)
@@ -67,8 +66,9 @@ def test_directions_follow_from_the_tests():
 
 
 def test_agreement_with_autorank():
-    """autorank's p-value, mean ranks and critical difference. It interpolates nothing and takes its quantiles from the same studentized range."""
-    autorank = pytest.importorskip("autorank")
+    """autorank's p-value and mean ranks to 1e-9; its critical difference to 1e-4 of itself, since its quantile of the studentized range is statsmodels'
+    `qsturng`, Gleason's approximation, where ours is SciPy's integral: theirs stood up to 1.7e-4 ranks away from ours."""
+    import autorank
     compared = 0
     for table in TABLES:
         if not friedman(table).pvalue < 0.05:
@@ -79,7 +79,7 @@ def test_agreement_with_autorank():
         ours = friedman(table)
         assert abs(theirs.pvalue - ours.pvalue) < 1e-9
         assert np.abs(theirs.rankdf["meanrank"] - ours.mean_ranks[theirs.rankdf.index]).max() < 1e-9
-        assert abs(theirs.cd - critical_difference(*table.shape[::-1])) < 1e-9
+        assert abs(theirs.cd - critical_difference(*table.shape[::-1])) < 1e-4*theirs.cd
         compared += 1
     assert compared > 50
 

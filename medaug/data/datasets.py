@@ -18,7 +18,7 @@ import yaml
 
 from ..errors import UserError
 
-# %% ../../nbs/data/00_datasets.ipynb #04d084f5
+# %% ../../nbs/data/00_datasets.ipynb #3754bc1f
 @dataclass(frozen=True)
 class Layout:
     """How a dataset's folder names its files, and in what form it stores them.
@@ -29,8 +29,8 @@ class Layout:
     `listing` names a Decathlon `dataset.json` that is read instead of searching.
 
     The rest says how the phantom writer writes it: below the folder `outer`, patient n (from `first`) named
-    `number.format(n)`, axes in the directions of `orientation` (nibabel's codes), voxels of `spacing` mm along
-    R, A, S, and arrays of these types, with a fourth axis of length one where `singleton_axis`.
+    `number.format(n)`, axes in the directions of `orientation` (nibabel's codes), and
+    arrays of these types, with a fourth axis of length one where `singleton_axis`.
     """
     __pydantic_config__ = {"extra": "forbid"}
     images: tuple[str | tuple[str, ...], ...]
@@ -42,7 +42,6 @@ class Layout:
     number: str = "patient_{:04d}"
     first: int = 1
     orientation: str = "RAS"
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     image_type: str = "int16"
     label_type: str = "uint8"
     singleton_axis: bool = False
@@ -94,7 +93,7 @@ class Dataset:
             if wrong:
                 raise ValueError(message)
 
-# %% ../../nbs/data/00_datasets.ipynb #7ca5fc95
+# %% ../../nbs/data/00_datasets.ipynb #b29a13b0
 def _contradictions(row):
     """Pairs (is it so, what is wrong) for everything that cannot be true of a row."""
     stored = row.labels
@@ -113,13 +112,13 @@ def _contradictions(row):
     yield row.n4 and row.type == "CT", "n4 corrects the bias field of MRI; a CT has none"
     yield row.epochs < 1, "epochs must be 1 or more"
     yield row.tolerance <= 0, "tolerance must be above 0 mm"
-    yield any(size < 5 for size in row.sub_datasets), "a sub-dataset needs 5 patients or more to be split 60/20/20"
+    yield any(size < 3 for size in row.sub_datasets), "a sub-dataset needs 3 patients or more to be split 60/20/20"
 
-# %% ../../nbs/data/00_datasets.ipynb #b8467297
-def _decathlon(task, number, first, spacing):
+# %% ../../nbs/data/00_datasets.ipynb #0dd8243d
+def _decathlon(task, number, first):
     """The layout of a Medical Segmentation Decathlon task (Antonelli et al., 2022)."""
     return Layout(images=("imagesTr/{id}.nii.gz",), label="labelsTr/{id}.nii.gz", listing="dataset.json", outer=task,
-                  number=number, first=first, spacing=spacing, image_type="float32")
+                  number=number, first=first, image_type="float32")
 
 
 _LAYOUTS = {
@@ -129,18 +128,16 @@ _LAYOUTS = {
         outer="MICCAI_BraTS2020_TrainingData", number="BraTS20_Training_{:03d}", orientation="LPS"),
     "kits19": Layout(
         images=("{id}/imaging.nii.gz",), label="{id}/segmentation.nii.gz", patients="case_[0-9][0-9][0-9][0-9][0-9]",
-        unlabelled="case_002[1-9]?", outer="data", number="case_{:05d}", first=0, orientation="IPL",
-        spacing=(0.78, 0.78, 3.0)),
+        unlabelled="case_002[1-9]?", outer="data", number="case_{:05d}", first=0, orientation="IPL"),
     "ibsr18": Layout(
         images=(("{id}/{id}_ana_strip.nii.gz", "{id}/{id}.nii.gz"),),
         label=("{id}/{id}_segTRI_fill_ana.nii.gz", "{id}/{id}_segTRI_ana.nii.gz", "{id}/{id}_seg.nii.gz"),
         patients="IBSR_[0-9][0-9]", outer="IBSR_nifti_stripped", number="IBSR_{:02d}", orientation="LAS",
-        spacing=(0.94, 1.5, 0.94), singleton_axis=True),
+        singleton_axis=True),
     "u-pro": Layout(
-        images=("{id}/ct.nii.gz",), label="{id}/seg.nii.gz", patients="patient_*", outer="U-PRO", orientation="LPS",
-        spacing=(0.98, 0.98, 2.5)),
-    "d-heart": _decathlon("Task02_Heart", "la_{:03d}", first=3, spacing=(1.25, 1.25, 1.37)),
-    "d-spleen": _decathlon("Task09_Spleen", "spleen_{}", first=2, spacing=(0.79, 0.79, 5.0)),
+        images=("{id}/ct.nii.gz",), label="{id}/seg.nii.gz", patients="patient_*", outer="U-PRO", orientation="LPS"),
+    "d-heart": _decathlon("Task02_Heart", "la_{:03d}", first=3),
+    "d-spleen": _decathlon("Task09_Spleen", "spleen_{}", first=2),
 }
 
 # %% ../../nbs/data/00_datasets.ipynb #70ce96a1
