@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['patient_folder', 'write_stored_patient', 'stored_description', 'write_index', 'StoredPatient', 'to_original',
-           'to_source', 'SliceStore', 'intensity_range']
+           'to_source', 'SliceStore', 'intensity_range', 'read_ahead']
 
-# %% ../../nbs/data/05_store.ipynb #94d41299
+# %% ../../nbs/data/05_store.ipynb #45d92453
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -245,3 +246,15 @@ def _percentiles(count, percentiles):
     place = np.asarray(percentiles) / 100 * (count.sum() - 1)
     lower, upper = (_float16_of_rank(np.searchsorted(count.cumsum(), n, side="right")).astype(float) for n in (np.floor(place), np.ceil(place)))
     return lower + (upper - lower) * (place - np.floor(place))
+
+# %% ../../nbs/data/05_store.ipynb #450b023d
+def read_ahead(read, plan):
+    """Yields `read(positions)` for each of `plan`, in order, each one begun while the one before is in use."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for positions in plan:
+            ready, coming = coming, reader.submit(read, positions)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()

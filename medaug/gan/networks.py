@@ -63,13 +63,15 @@ class Mapping(nn.Module):
         """Moves the average style towards the mean of a batch w (N, `w_dim`)."""
         self.w_avg.lerp_(w.mean(0).to(self.w_avg.dtype), 1 - decay)
 
-# %% ../../nbs/gan/01_networks.ipynb #3bd925ba
+# %% ../../nbs/gan/01_networks.ipynb #ba1e58a6
 def _noise(layer, x, noise, generator):
     if noise == "none":
         return None
     if noise == "const":
         return layer.noise_const * layer.noise_strength
     shape = (x.shape[0], 1, *x.shape[2:])
+    if callable(noise):
+        return noise(shape).to(x) * layer.noise_strength
     # drawn where the generator lives, so that a seed gives the same noise on every device
     device = x.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=device).to(x) * layer.noise_strength
@@ -134,7 +136,7 @@ class SynthesisBlock(nn.Module):
         contribution = self.to_image(x, ws[:, len(self.layers)])
         return x, contribution if image is None else upsample(image) + contribution
 
-# %% ../../nbs/gan/01_networks.ipynb #0901b1ee
+# %% ../../nbs/gan/01_networks.ipynb #344a9781
 class Synthesis(nn.Module):
     """Styles ws (N, num_ws, `w_dim`) and a condition to images (N, `img_channels`, R, R)."""
 
@@ -145,8 +147,9 @@ class Synthesis(nn.Module):
         self.blocks = nn.ModuleList(SynthesisBlock(width.get(r // 2), width[r], w_dim, r, img_channels, cond_channels) for r in self.resolutions)
 
     def forward(self, ws, cond=None, noise="random", generator=None):
-        """noise is 'random' (drawn from the torch `generator` where one is given), 'const' (the stored maps) or 'none'."""
-        if noise not in ("random", "const", "none"):
+        """noise is 'random' (drawn from the torch `generator` where one is given), 'const' (the stored maps), 'none', or a
+        function of a shape (N, 1, H, W) that gives standard normal numbers of that shape."""
+        if not callable(noise) and noise not in ("random", "const", "none"):
             raise ValueError(f"noise must be 'random', 'const' or 'none', not {noise!r}")
         _check_condition(cond, ws.shape[0], self.cond_channels, self.resolutions[-1])
         masks = {} if cond is None else mask_pyramid(cond, self.resolutions)

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['UNetConfig', 'predict_labels', 'validation_scores', 'train_unet']
 
-# %% ../../nbs/seg/02_training.ipynb #b3d3556a
+# %% ../../nbs/seg/02_training.ipynb #ae2f6506
 import math
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..data.datasets import find_dataset
+from ..data.store import read_ahead
 from ..data.transforms import augment
 from ..errors import UserError
 from ..files import value_hash, whole_file, write_text
@@ -22,7 +24,7 @@ from ..progress import progress
 from ..seeds import torch_generator
 from .accumulation import accumulate_gradient
 from .dice import dice_score, one_hot
-from .recipes import TrainingSlices, check_recipe, epoch_batches, read_ahead
+from .recipes import TrainingSlices, check_recipe, epoch_batches
 from .unet import UNet
 
 # %% ../../nbs/seg/02_training.ipynb #53c67ae6
@@ -233,7 +235,7 @@ def _finish(out, checkpoint):
         torch.save(checkpoint, part)
     (out/"snapshot.pt").unlink(missing_ok=True)
 
-# %% ../../nbs/seg/02_training.ipynb #99820d44
+# %% ../../nbs/seg/02_training.ipynb #9e971bac
 def train_unet(store, split, config, out, generated=None, flip=None):
     """Trains a U-Net on the slices of `split.train` and gives the path of `out/checkpoint.pt`, the epoch with the best validation DSC.
 
@@ -252,7 +254,8 @@ def train_unet(store, split, config, out, generated=None, flip=None):
         _read_own(out/"checkpoint.pt", request)
         return out/"checkpoint.pt"
     fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision, strategy="ddp_spawn" if config.devices > 1 else "auto")
-    fabric.launch(_train, store, split, config, out, slices, flip, request, _description(store, split, config))
+    # Fabric looks into the arguments of what it launches, and stumbles over frozen dataclasses: bound beforehand they are left alone
+    fabric.launch(partial(_train, store=store, split=split, config=config, out=out, slices=slices, flip=flip, request=request, describe=_description(store, split, config)))
     return out/"checkpoint.pt"
 
 # %% ../../nbs/seg/02_training.ipynb #66b0c88f

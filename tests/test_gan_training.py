@@ -1,0 +1,140 @@
+"""A GAN's training: killed at any moment it ends with the same bits; two processes give the losses of one; what goes wrong stops it."""
+import functools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import medaug.gan.training as training
+from medaug.data.datasets import find_dataset
+from medaug.data.phantom import write_phantom
+from medaug.data.prepare import prepare_dataset
+from medaug.data.splits import LeakError, Split, split_patients
+from medaug.errors import UserError
+from medaug.gan.checkpoints import GanConfig, load_checkpoint
+from medaug.gan.generate import generate_mc_sg, generate_patients
+from medaug.gan.training import MEASURES, train_gan
+
+TINY = GanConfig("b-sg", 16, kimg=2.4, batch=8, channel_base=128, channel_max=8, z_dim=8, w_dim=8, mapping_layers=2,
+                 snapshot_kimg=0.3, ema_kimg=0.2, ada_kimg=1.0)
+
+TRAIN = """
+import functools, sys
+import medaug.gan.training as training
+from medaug.data.splits import split_patients
+from medaug.data.store import SliceStore
+from medaug.gan.checkpoints import GanConfig
+training.Snapshots = functools.partial(training.Snapshots, seconds=0.05)
+store = SliceStore(sys.argv[1])
+training.train_gan(store, split_patients(store.patients, len(store.patients), seed=0), GanConfig(**eval(sys.argv[3])), sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder, row = tmp_path_factory.mktemp("store"), find_dataset("brats20")
+    write_phantom(row, folder/"phantom", patients=6, size=32, depth=8, progress_bar=False)
+    return prepare_dataset(row, folder/"phantom", folder/"store", resolution=16, progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def split(store):
+    return split_patients(store.patients, len(store.patients), seed=0)
+
+
+def _start(store, out, config):
+    return subprocess.Popen([sys.executable, "-c", TRAIN, str(store.path), str(out), repr(vars(config))], stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def _content(out):
+    """Everything that a training leaves: weights and values of the checkpoint, curves, and sample sheets."""
+    checkpoint = torch.load(out/"checkpoint.pt", weights_only=True)
+    weights = {(network, name): value.numpy().tobytes() for network in ("generator", "discriminator") for name, value in checkpoint.pop(network).items()}
+    return weights, checkpoint, {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".csv", ".png")}
+
+
+def _kill_during_training(store, out, config, delay):
+    """Starts a training, waits until it has written a snapshot of its own, and kills it `delay` seconds later."""
+    snapshot = out/"snapshot.pt"
+    before = snapshot.stat().st_mtime_ns if snapshot.exists() else None
+    process = _start(store, out, config)
+    try:
+        while process.poll() is None and (not snapshot.exists() or snapshot.stat().st_mtime_ns == before):
+            time.sleep(0.005)
+        time.sleep(delay)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("gan", ["b-sg", "c-sg"])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(store, tmp_path, gan):
+    config, chance, kills = replace(TINY, gan=gan), random.Random(gan), 0
+    undisturbed, disturbed = tmp_path/"undisturbed", tmp_path/"disturbed"
+    assert _start(store, undisturbed, config).wait() == 0
+    while not (disturbed/"checkpoint.pt").exists() and kills < 3:
+        _kill_during_training(store, disturbed, config, chance.uniform(0, 0.4))
+        kills += 1
+    assert kills >= 2, "the training was too short to be killed twice"
+    assert _start(store, disturbed, config).wait() == 0
+    assert _content(disturbed) == _content(undisturbed)
+
+
+@pytest.mark.parametrize("gan", ["b-sg", "c-sg"])
+def test_two_processes_give_the_losses_of_one(store, split, tmp_path, gan):
+    config = replace(TINY, gan=gan, batch=16, kimg=0.32, snapshot_kimg=0.016, learning_rate=1e-3)
+    one, two, parts = (pd.read_csv(train_gan(store, split, replace(config, **how), tmp_path/str(number)).parent/"curves.csv")
+                       for number, how in enumerate(({}, {"devices": 2}, {"accumulate": 2})))
+    assert len(one) == 20 and one.generator_loss.std() > 1e-3
+    for other in (two, parts):
+        pd.testing.assert_frame_equal(other[list(MEASURES)], one[list(MEASURES)], rtol=1e-4, atol=1e-4)
+
+
+def test_it_sees_training_patients_only(store, split, tmp_path, monkeypatch):
+    read, asked = type(store).batch, []
+    monkeypatch.setattr(type(store), "batch", lambda self, indices: asked.extend(np.ravel(indices)) or read(self, indices))
+    train_gan(store, split, replace(TINY, kimg=0.3), tmp_path/"seen")
+    assert {store.patient_of(number) for number in asked} == set(split.train)
+    choose = type(store).slices
+    monkeypatch.setattr(type(store), "slices", lambda self, patients=None, **how: choose(self, None if patients is None else [*patients, split.test[0]], **how))
+    with pytest.raises(LeakError, match=split.test[0]):
+        train_gan(store, split, replace(TINY, kimg=0.3), tmp_path/"leaking")
+    assert not (tmp_path/"leaking"/"checkpoint.pt").exists()
+
+
+def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_snapshot(store, split, tmp_path, monkeypatch):
+    step = training.train_step
+
+    def failing(fabric, players, *rest):
+        measures = step(fabric, players, *rest)
+        return {**measures, "generator_loss": torch.tensor(float("nan"))} if players.step == 20 else measures
+
+    config = replace(TINY, kimg=0.3)
+    monkeypatch.setattr(training, "Snapshots", functools.partial(training.Snapshots, seconds=0))
+    monkeypatch.setattr(training, "train_step", failing)
+    with pytest.raises(UserError, match="generator_loss is no longer a number.*snapshot.pt"):
+        train_gan(store, split, config, tmp_path/"failed")
+    assert 0 < torch.load(tmp_path/"failed"/"snapshot.pt", weights_only=True)["step"] < 20
+    monkeypatch.setattr(training, "train_step", step)
+    assert _content(train_gan(store, split, config, tmp_path/"failed").parent) == _content(train_gan(store, split, config, tmp_path/"fine").parent)
+
+
+def test_generation_continued_and_extended_is_the_same(store, split, tmp_path):
+    m_sg, c_sg = (train_gan(store, split, replace(TINY, gan=gan, kimg=0.1), tmp_path/gan) for gan in ("m-sg", "c-sg"))
+    images = lambda folder: {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.nii.gz"))}
+    all_at_once = images(generate_mc_sg(m_sg, c_sg, tmp_path/"at once", 6))
+    generate_mc_sg(m_sg, c_sg, tmp_path/"in turn", 2)
+    (tmp_path/"in turn"/"patient_0001"/"label.nii.gz").rename(tmp_path/"lost.nii.gz")
+    (tmp_path/"in turn"/"patient_0001"/"image.nii.gz").unlink()
+    (tmp_path/"in turn"/"patient_0001").rmdir()
+    assert images(generate_mc_sg(m_sg, c_sg, tmp_path/"in turn", 6)) == all_at_once
+    masks = generate_patients(m_sg, tmp_path/"masks", 6)
+    assert images(generate_patients(c_sg, tmp_path/"from masks", 6, masks_from=masks)) == all_at_once

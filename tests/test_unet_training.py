@@ -1,0 +1,159 @@
+"""A U-Net's training: killed at any moment it ends with the same bits; several processes give the same gradient; and it learns what it should."""
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from medaug.data.datasets import find_dataset
+from medaug.data.phantom import write_phantom
+from medaug.data.prepare import prepare_dataset
+from medaug.data.splits import Split, split_patients
+from medaug.evaluation.scores import score_test_patients
+from medaug.seeds import torch_generator
+from medaug.seg.accumulation import accumulate_gradient
+from medaug.seg.dice import dice_score, one_hot
+from medaug.seg.predict import load_unet
+from medaug.seg.training import UNetConfig, train_unet
+from medaug.seg.unet import UNet
+
+TRAIN = """
+import sys
+from medaug.data.splits import split_patients
+from medaug.data.store import SliceStore
+from medaug.seg.training import UNetConfig, train_unet
+store = SliceStore(sys.argv[1])
+config = UNetConfig(epochs=30, batch=8, width=8, depth=2, learning_rate=0.01, augmentation=True, generated=2, recipe='balanced')
+train_unet(store, split_patients(store.patients, len(store.patients), seed=0), config, sys.argv[2], generated=store)
+"""
+
+
+def _prepared(folder, name, patients, size, depth, resolution):
+    row = find_dataset(name)
+    write_phantom(row, folder/name, patients=patients, size=size, depth=depth, progress_bar=False)
+    return prepare_dataset(row, folder/name, folder/f"{name}-store", resolution=resolution, progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def hearts(tmp_path_factory):
+    return _prepared(tmp_path_factory.mktemp("hearts"), "d-heart", patients=8, size=32, depth=10, resolution=32)
+
+
+def _content(out):
+    checkpoint = torch.load(out/"checkpoint.pt", weights_only=True)
+    weights = {name: value.numpy().tobytes() for name, value in checkpoint.pop("unet").items()}
+    return weights, checkpoint, (out/"curves.csv").read_bytes()
+
+
+def _kill_during_training(store, out, delay):
+    """Starts a training, waits until it has written a snapshot of its own, and kills it `delay` seconds later."""
+    snapshot = out/"snapshot.pt"
+    before = snapshot.stat().st_mtime_ns if snapshot.exists() else None
+    process = subprocess.Popen([sys.executable, "-c", TRAIN, str(store.path), str(out)], stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and (not snapshot.exists() or snapshot.stat().st_mtime_ns == before):
+            time.sleep(0.005)
+        time.sleep(delay)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(hearts, tmp_path):
+    undisturbed, disturbed = tmp_path/"undisturbed", tmp_path/"disturbed"
+    subprocess.run([sys.executable, "-c", TRAIN, hearts.path, undisturbed], check=True, stderr=subprocess.DEVNULL)
+    chance, kills = random.Random(0), 0
+    while not (disturbed/"checkpoint.pt").exists() and kills < 4:
+        _kill_during_training(hearts, disturbed, chance.uniform(0, 0.3))
+        kills += 1
+    assert kills >= 2, "the training was too short to be killed twice"
+    subprocess.run([sys.executable, "-c", TRAIN, hearts.path, disturbed], check=True, stderr=subprocess.DEVNULL)
+    assert _content(disturbed) == _content(undisturbed)
+
+
+def _gradient_of_a_share(fabric, path):
+    """Run in each process: the gradient of one batch of seven slices, of which each process has its share."""
+    unet = UNet(1, 1, width=4, depth=2, generator=torch_generator("shares"))
+    images = torch.randn(7, 1, 16, 16, generator=torch_generator("shares", "images"))
+    masks = one_hot((images[:, 0] > torch.linspace(-0.5, 1.5, 7)[:, None, None]).long(), 1)
+    whole = fabric.setup(unet)
+    whole.eval()
+    share = slice(fabric.global_rank, None, fabric.world_size)
+    pieces = list(zip(images[share].tensor_split(2), masks[share].tensor_split(2)))
+    loss = accumulate_gradient(fabric, whole, pieces, per_class=True)
+    if fabric.global_rank == 0:
+        torch.save((torch.cat([weight.grad.flatten() for weight in unet.parameters()]), loss), path)
+
+
+def test_two_processes_give_the_gradient_of_one(tmp_path):
+    from lightning_fabric import Fabric
+    for processes in (1, 2):
+        fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp_spawn" if processes > 1 else "auto")
+        fabric.launch(_gradient_of_a_share, tmp_path/f"{processes}.pt")
+    (one, one_loss), (two, two_loss) = (torch.load(tmp_path/f"{processes}.pt", weights_only=True) for processes in (1, 2))
+    assert one.norm() > 1e-3
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(two_loss, one_loss)
+
+
+def test_two_processes_train_a_unet(hearts, tmp_path):
+    split = split_patients(hearts.patients, len(hearts.patients), seed=0)
+    config = UNetConfig(epochs=10, batch=8, width=8, depth=2, learning_rate=0.01, per_class=True, devices=2)
+    trained = load_unet(train_unet(hearts, split, config, tmp_path/"unet"))
+    assert trained.dsc > 0.4 and trained.training_patients == split.train
+
+
+def _best_threshold(store, patients):
+    """For each class the modality and the interval of intensities that find it best in the training patients."""
+    images, labels = store.batch(store.slices(patients))
+    chosen = []
+    for index in range(1, len(store.classes) + 1):
+        scores = {}
+        for modality in range(len(store.modalities)):
+            levels = np.quantile(images[:, modality].numpy(), np.linspace(0, 1, 41)).tolist()
+            for low, high in itertools.combinations(sorted(set(levels)), 2):
+                found = (images[:, modality] >= low) & (images[:, modality] <= high)
+                scores[modality, low, high] = dice_score(found.byte(), (labels == index).byte(), 1).item()
+        chosen.append(max(scores, key=scores.get))
+    return chosen
+
+
+def _threshold_dsc(store, split):
+    """The mean DSC over test patients and classes of the best thresholds of the training patients."""
+    chosen, scores = _best_threshold(store, split.train), []
+    for id in split.test:
+        patient = store.patient(id)
+        for index, (modality, low, high) in enumerate(chosen, start=1):
+            found = (patient.images[:, modality] >= low) & (patient.images[:, modality] <= high)
+            scores.append(dice_score(found.byte(), (patient.labels == index).byte(), 1).item())
+    return float(np.mean(scores))
+
+
+SMALL = UNetConfig(epochs=12, batch=16, width=8, depth=3, learning_rate=0.01, per_class=True)
+
+
+def _unet_dsc(store, split, out, **changes):
+    from dataclasses import replace
+    trained = load_unet(train_unet(store, split, replace(SMALL, **changes), out))
+    return score_test_patients(trained, store, split, find_dataset(store.dataset).tolerance).dsc.mean()
+
+
+@pytest.mark.parametrize("name", ["brats20", "d-heart"])
+def test_a_unet_finds_what_a_threshold_cannot(name, tmp_path):
+    store = _prepared(tmp_path, name, patients=20, size=64, depth=16, resolution=64)
+    split = split_patients(store.patients, 20, seed=0)
+    assert len(split.train) == 12
+    by_threshold, by_unet = _threshold_dsc(store, split), _unet_dsc(store, split, tmp_path/"unet")
+    print(f"{name}: threshold {by_threshold:.2f}, U-Net {by_unet:.2f}")
+    assert by_unet > by_threshold + 0.1
+    if name == "brats20":
+        fewer = Split(split.train[:2], split.validation, split.test)
+        two_patients, two_epochs = _unet_dsc(store, fewer, tmp_path/"fewer", epochs=72), _unet_dsc(store, split, tmp_path/"shorter", epochs=2)
+        print(f"two patients, as many steps {two_patients:.2f}; two epochs {two_epochs:.2f}")
+        assert by_unet > two_patients and by_unet > two_epochs
