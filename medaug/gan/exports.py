@@ -39,11 +39,14 @@ def patient_name(number):
 class NiftiFolder:
     """`patient_0001/{image,label}.nii.gz`; each patient's folder appears whole. M-SG's patients have no image."""
 
+    needs_images = False
+
     def __init__(self, out, data):
         self.out, self.data = Path(out), data
 
-    def has(self, name):
-        return (self.out/name).is_dir()
+    def names(self):
+        """The names of the patients that are there, in order."""
+        return sorted(path.parent.name for path in self.out.glob("patient_*/label.nii.gz"))
 
     def write(self, name, images, labels):
         """Writes the patient `name` from slices, `images` (D, M, R, R) or None and `labels` (D, R, R)."""
@@ -53,8 +56,8 @@ class NiftiFolder:
             if modalities:
                 write_nifti(part/"image.nii.gz", _together(modalities), affine)
 
-    def describe(self, names, provenance):
-        """Nothing beyond `generated.json`."""
+    def describe(self, provenance):
+        """Nothing: the folders say it all."""
 
 # %% ../../nbs/gan/05c_exports.ipynb #6a11c9c5
 def _require_images(images):
@@ -62,14 +65,22 @@ def _require_images(images):
         raise UserError("format", "this layout needs images, and M-SG makes masks only", "take --format nifti, or C-SG with --masks-from")
 
 
+def _labelled(folder):
+    """The names of the label maps in a folder, in order: `NAME.nii.gz`, hidden files left out."""
+    return sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("[!.]*.nii.gz"))
+
+
 class DecathlonFolder:
     """`imagesTr`, `labelsTr` and `dataset.json` as in the tasks of the Medical Segmentation Decathlon."""
+
+    needs_images = True
 
     def __init__(self, out, data):
         self.out, self.data = Path(out), data
 
-    def has(self, name):
-        return (self.out/"labelsTr"/f"{name}.nii.gz").is_file()
+    def names(self):
+        """The names of the patients that are there, in order."""
+        return _labelled(self.out/"labelsTr")
 
     def write(self, name, images, labels):
         """Writes the patient `name` from slices, `images` (D, M, R, R) and `labels` (D, R, R)."""
@@ -78,8 +89,9 @@ class DecathlonFolder:
         write_nifti(self.out/"imagesTr"/f"{name}.nii.gz", _together(modalities), affine)
         write_nifti(self.out/"labelsTr"/f"{name}.nii.gz", volume, affine)
 
-    def describe(self, names, provenance):
-        """Writes `dataset.json` for the patients `names`."""
+    def describe(self, provenance):
+        """Writes `dataset.json` for the patients that are there."""
+        names = self.names()
         write_json(self.out/"dataset.json", {
             "name": f"{self.data.dataset}-synthetic", "description": "Synthetic patients; generated.json says where they come from", "reference": "medaug",
             "licence": "that of the dataset that the generating network was trained on", "release": "1.0", "provenance": provenance,
@@ -93,14 +105,17 @@ class DecathlonFolder:
 class NnUNetFolder:
     """A raw dataset of nnU-Net version 2, `out/DatasetNNN_<dataset>Synthetic`: `out` is what nnU-Net calls `nnUNet_raw`."""
 
+    needs_images = True
+
     def __init__(self, out, data, number=501):
         if not 1 <= number <= 999:
             raise UserError("number", f"is {number}", "give nnU-Net's number of the dataset, 1 to 999")
         name = "".join(c for c in data.dataset.title() if c.isalnum())
         self.out, self.data = Path(out)/f"Dataset{number:03d}_{name}Synthetic", data
 
-    def has(self, name):
-        return (self.out/"labelsTr"/f"{name}.nii.gz").is_file()
+    def names(self):
+        """The names of the patients that are there, in order."""
+        return _labelled(self.out/"labelsTr")
 
     def write(self, name, images, labels, part="Tr"):
         """Writes the patient `name` from slices, `images` (D, M, R, R) and `labels` (D, R, R); `part` is 'Tr' or 'Ts'."""
@@ -110,12 +125,12 @@ class NnUNetFolder:
             write_nifti(self.out/f"images{part}"/f"{name}_{m:04d}.nii.gz", modality, affine)
         write_nifti(self.out/f"labels{part}"/f"{name}.nii.gz", volume, affine)
 
-    def describe(self, names, provenance):
-        """Writes `dataset.json` for the training patients `names`."""
+    def describe(self, provenance):
+        """Writes `dataset.json` for the patients in `imagesTr`."""
         write_json(self.out/"dataset.json", {
             "channel_names": {str(m): f"{name}, prepared" for m, name in enumerate(self.data.modalities)},
             "labels": {name: k for k, name in enumerate(("background", *self.data.classes))},
-            "numTraining": len(names), "file_ending": ".nii.gz", "provenance": provenance})
+            "numTraining": len(self.names()), "file_ending": ".nii.gz", "provenance": provenance})
 
 # %% ../../nbs/gan/05c_exports.ipynb #b16e4056
 def add_real_patients(dataset, store, split, generated):
