@@ -1,8 +1,42 @@
-"""What all tests share: where the checkout is, and one thread for each process so that several can run side by side."""
+"""What all tests share: where the checkout is, one thread for each process so that several can run side by side, and the wheel."""
 import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
 from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def copy_of_checkout(target):
+    """The checkout without what git ignores, at `target`."""
+    ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", "demo", "overnight", "_docs", "_proc", ".pytest_cache")
+    return Path(shutil.copytree(CHECKOUT, target, symlinks=True, ignore=ignore))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The path of the wheel built from the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = copy_of_checkout(folder/"checkout")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source], check=True)
+    return next(folder.glob("medaug-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """The Python of an environment in which medaug is the wheel's, and everything that it depends on is this environment's."""
+    environment = tmp_path_factory.mktemp("installed")/"environment"
+    venv.create(environment, with_pip=False)
+    site = next((environment/"lib").glob("python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    import numpy
+    (site/"dependencies.pth").write_text(str(Path(numpy.__file__).parent.parent) + "\n")
+    return environment/"bin"/"python"

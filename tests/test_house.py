@@ -2,23 +2,14 @@
 import filecmp
 import json
 import os
-import shutil
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
-import pytest
-
-from conftest import CHECKOUT
+from conftest import CHECKOUT, copy_of_checkout
 
 NOT_EXPORTED = {"workflow", "experiments", "runs", "__pycache__"}
-
-
-def _copy_of_checkout(target):
-    ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", "demo", "overnight", "_docs", "_proc", ".pytest_cache")
-    return Path(shutil.copytree(CHECKOUT, target, symlinks=True, ignore=ignore))
 
 
 def _modules(package):
@@ -26,7 +17,7 @@ def _modules(package):
 
 
 def test_a_fresh_export_gives_the_same_package(tmp_path):
-    fresh = _copy_of_checkout(tmp_path/"checkout")
+    fresh = copy_of_checkout(tmp_path/"checkout")
     for path in _modules(fresh/"medaug"):
         (fresh/"medaug"/path).unlink()
     subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=fresh, check=True, capture_output=True)
@@ -36,7 +27,7 @@ def test_a_fresh_export_gives_the_same_package(tmp_path):
 
 
 def test_the_notebooks_are_clean(tmp_path):
-    fresh = _copy_of_checkout(tmp_path/"checkout")
+    fresh = copy_of_checkout(tmp_path/"checkout")
     subprocess.run([Path(sys.executable).with_name("nbdev_clean")], cwd=fresh, check=True, capture_output=True)
     notebooks = sorted((CHECKOUT/"nbs").rglob("*.ipynb"))
     assert notebooks
@@ -51,14 +42,6 @@ def test_every_notebook_opens_with_what_it_is_for():
         assert cells[0]["cell_type"] == "markdown" and opening.startswith("# ") and "\n> " in opening, path
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    source = _copy_of_checkout(folder/"checkout")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source], check=True)
-    return next(folder.glob("medaug-*.whl"))
-
-
 def test_the_wheel_holds_the_modules_and_what_a_run_needs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in _modules(CHECKOUT/"medaug"):
@@ -71,17 +54,10 @@ def test_the_wheel_holds_the_modules_and_what_a_run_needs(wheel):
         assert path.is_dir() or f"medaug/{path.relative_to(CHECKOUT/'medaug')}" in names
 
 
-def test_the_wheel_works_outside_the_checkout(wheel, tmp_path):
-    """The dependencies are this environment's; the package itself comes from the wheel alone."""
-    environment = tmp_path/"environment"
-    venv.create(environment, with_pip=False)
-    site = next((environment/"lib").glob("python*/site-packages"))
-    zipfile.ZipFile(wheel).extractall(site)
-    import numpy
-    (site/"dependencies.pth").write_text(str(Path(numpy.__file__).parent.parent) + "\n")
+def test_the_wheel_works_outside_the_checkout(installed, tmp_path):
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    where = subprocess.run([environment/"bin"/"python", "-c", "import medaug; print(medaug.__file__)"], cwd=tmp_path, env=clean, check=True, capture_output=True, text=True)
-    assert Path(where.stdout.strip()).is_relative_to(site)
+    where = subprocess.run([installed, "-c", "import medaug; print(medaug.__file__)"], cwd=tmp_path, env=clean, check=True, capture_output=True, text=True)
+    assert Path(where.stdout.strip()).is_relative_to(installed.parent.parent)
 
 
 def test_the_readme_is_the_index_notebook():

@@ -81,7 +81,7 @@ def _prepare(given):
     _say(prepare_dataset(find_dataset(given.dataset), given.root, given.store, given.resolution, given.jobs, shrink=given.shrink))
     return 0
 
-# %% ../../nbs/experiment/10_cli.ipynb #d9cd6877
+# %% ../../nbs/experiment/10_cli.ipynb #1ec1019a
 def _generate(given):
     """Generate synthetic patients from a trained GAN's checkpoint."""
     from medaug.gan.generate import generate_patients
@@ -93,11 +93,12 @@ def _generate(given):
 
 def _compare(given):
     """Compare the methods of any score table: tables, diagrams, a page."""
-    from medaug.report.comparison import write_comparison_page
+    from medaug.report.page import write_comparison_page
+    from medaug.report.verdict import give_verdict
     from medaug.stats.tables import compare_scores
 
     comparison = compare_scores(given.scores, given.out, given.alpha, given.blocks, given.score, given.missing)
-    _say(comparison.summary)
+    _say(give_verdict(comparison).sentence)
     _say(f"tables, diagrams and page: {write_comparison_page(comparison, given.out)}")
     return 0
 
