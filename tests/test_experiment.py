@@ -25,6 +25,7 @@ statistics: {test: rest}
 resources: {prepare: {threads: 1}, train_gan: {threads: 1}, generate: {threads: 1}, train_unet: {threads: 1}, compare: {threads: 1}}
 """
 SUB_DATASET = "D-HEART-8"
+pytestmark = pytest.mark.xdist_group("experiment")
 
 
 @pytest.fixture(scope="module")
