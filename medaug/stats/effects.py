@@ -90,4 +90,4 @@ def paired_effects(scores, baseline=None, level=0.95, resamples=10_000, seed=0):
     return pd.DataFrame({
         "baseline": list(baselines.values()), "patients": len(scores), "difference": np.median(differences, axis=0), "low": low, "high": high,
         "improved": (differences > 0).mean(axis=0), "worsened": (differences < 0).mean(axis=0), "pvalue": pvalues, "holm": holm(pvalues),
-    }, index=pd.Index(list(baselines), name="method"))
+    }, index=pd.Index(list(baselines), name="method", tupleize_cols=False))
