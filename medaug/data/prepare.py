@@ -16,8 +16,9 @@ import numpy as np
 
 from .datasets import Dataset, PatientFiles, find_patients
 from .parallel import available_cores, for_each
+from .patients import read_patient
 from .store import SliceStore, patient_folder, stored_description, write_index, write_stored_patient
-from .volumes import read_patient, read_volume, resize_slices, to_canonical, volume_to_slices, write_nifti
+from .volumes import read_volume, resize_slices, to_canonical, volume_to_slices, write_nifti
 from ..errors import UserError
 from ..files import content_hash, value_hash
 
@@ -79,7 +80,7 @@ class _Job:
     def key(self):
         """What identifies the input of this job: content and settings."""
         row = {name: value for name, value in asdict(self.dataset).items() if name in
-               ("type", "modalities", "classes", "labels", "intensity", "window", "n4", "slice_axis")}
+               ("type", "modalities", "classes", "labels", "intensity", "window", "n4", "slice_axis", "structures")}
         n4 = (self.shrink, self.iterations) if self.dataset.n4 else None
         return value_hash([_VERSION, content_hash(*self.files.all), row, self.resolution, n4])
 
