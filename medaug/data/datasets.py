@@ -348,13 +348,15 @@ def survey(dataset, root):
 
     Raises `UserError` where `root` is no folder or holds no patient at all.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(root, "is not a folder", f"give the folder of {dataset.title} as downloaded")
-    found = defaultdict(list)
-    for id, place, files in (_survey_listing if dataset.layout.listing else _survey_patterns)(dataset, root):
-        if id not in dataset.exclude:
-            found[id].append((place, files))
+    root, found = Path(root), defaultdict(list)
+    try:
+        if not root.is_dir():
+            raise UserError(root, "is not a folder", f"give the folder of {dataset.title} as downloaded")
+        for id, place, files in (_survey_listing if dataset.layout.listing else _survey_patterns)(dataset, root):
+            if id not in dataset.exclude:
+                found[id].append((place, files))
+    except OSError as error:
+        raise UserError(error.filename or root, f"could not be read ({error.strerror})", "look at the path, at its permissions and at the disk") from None
     if not found:
         raise UserError(root, f"holds no patient of {dataset.title} (files like {dataset.layout.patterns[0]})",
                         f"give the folder of {dataset.title} as downloaded")

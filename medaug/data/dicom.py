@@ -42,7 +42,11 @@ def _read(path, tags=None):
 
 def _scan(folder):
     """{path: header} of the DICOM files in a folder and the folders in it."""
-    return {path: _read(path, _TAGS) for path in files_below(Path(folder)) if path.suffix.lower() == ".dcm" or is_dicom(path)}
+    try:
+        found = [path for path in files_below(Path(folder)) if path.suffix.lower() == ".dcm" or is_dicom(path)]
+    except OSError as error:
+        raise UserError(error.filename or folder, f"could not be read ({error.strerror})", _AGAIN) from None
+    return {path: _read(path, _TAGS) for path in found}
 
 # %% ../../nbs/data/02b_dicom.ipynb #ba8559e0
 @dataclass(frozen=True)
