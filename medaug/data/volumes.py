@@ -9,6 +9,7 @@ __all__ = ['Volume', 'voxel_size', 'read_header', 'read_volume', 'write_nifti', 
 
 # %% ../../nbs/data/02_volumes.ipynb #f6178ab6
 import gzip
+import io
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -52,18 +53,33 @@ def _quiet():
         log.disabled = before
 
 
-def _header(path):
-    """The nibabel image of a NIfTI file, of which only the header has been read."""
+_KINDS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+
+
+def _raw_header(path):
+    """The class and the bytes of a NIfTI file's header, without the extensions that may follow it."""
     try:
         if not path.is_file():
             raise UserError(path, "does not exist", "check the path")
-        with _quiet():
-            image = nib.load(path)
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            raw = file.read(max(_KINDS))
     except _UNREADABLE as error:
         raise UserError(path, f"is not a NIfTI file that can be read ({_one_line(error, path)})", _AGAIN) from None
-    if not isinstance(image, nib.Nifti1Image):
-        raise UserError(path, "is not a NIfTI file", "convert it to NIfTI (.nii or .nii.gz)")
-    return image
+    for size, kind in _KINDS.items():
+        magic = raw[344:348] if size == 348 else raw[4:8]
+        if size in (int.from_bytes(raw[:4], order) for order in ("little", "big")) and len(raw) >= size and magic[:2] + magic[3:] == b"n+\0":
+            return kind, raw[:size]
+    raise UserError(path, "is not a NIfTI file", "convert it to NIfTI (.nii or .nii.gz)")
+
+
+def _header(path):
+    """nibabel's header of a NIfTI file, with what nibabel can mend in it mended."""
+    kind, raw = _raw_header(path)
+    try:
+        with _quiet():
+            return kind.from_fileobj(io.BytesIO(raw + bytes(4)))  # four zeros: no extensions
+    except _UNREADABLE as error:
+        raise UserError(path, f"is not a NIfTI file that can be read ({_one_line(error, path)})", _AGAIN) from None
 
 
 def _one_line(error, path):
@@ -73,12 +89,12 @@ def _one_line(error, path):
 # %% ../../nbs/data/02_volumes.ipynb #8d81472f
 def read_header(path):
     """The header (nibabel's) of a NIfTI file; raises `UserError` where it is none."""
-    return _header(Path(path)).header
+    return _header(Path(path))
 
 # %% ../../nbs/data/02_volumes.ipynb #57b2cd83
-def _shape(path, image, frames):
+def _shape(path, header, frames):
     """The shape (X, Y, Z), or (X, Y, Z, frames) for several; refuses 2D, empty and other volumes."""
-    shape = tuple(int(n) for n in image.shape)
+    shape = tuple(int(n) for n in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     text = " × ".join(str(n) for n in shape)
@@ -92,15 +108,15 @@ def _shape(path, image, frames):
     return shape
 
 # %% ../../nbs/data/02_volumes.ipynb #245d50e7
-def _stored_spacing(path, image):
+def _stored_spacing(path):
     """The header's three voxel sizes in mm, as they stand in the file."""
-    with nib.openers.Opener(path) as file:
-        return np.abs(type(image.header).from_fileobj(file, check=False)["pixdim"][1:4].astype(float))
+    kind, raw = _raw_header(path)
+    return np.abs(kind(raw, check=False)["pixdim"][1:4].astype(float))
 
 
-def _affine(path, image):
+def _affine(path, header):
     """The affine (4, 4), float64; refuses NaN, zero or absurd voxel sizes, and axes that fall together."""
-    affine, zooms = np.asarray(image.affine, dtype=float), _stored_spacing(path, image)
+    affine, zooms = np.asarray(header.get_best_affine(), dtype=float), _stored_spacing(path)
     with np.errstate(all="ignore"):
         sizes = voxel_size(affine)
         told = " × ".join(f"{size:g}" for size in (sizes if (zooms > 0).all() else zooms))
@@ -117,9 +133,9 @@ def _affine(path, image):
 _DEFLATE_AT_MOST = 1032
 
 
-def _claimed_bytes(path, image, shape):
+def _claimed_bytes(path, header, shape):
     """The bytes of voxels that the header claims; refuses claims that a file of this size cannot keep."""
-    claimed = int(np.prod(shape, dtype=object)) * image.get_data_dtype().itemsize
+    claimed = int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
     there = path.stat().st_size * (_DEFLATE_AT_MOST if path.suffix == ".gz" else 1)
     if claimed > there:
         raise UserError(path, f"is truncated, or its header claims too much ({claimed:,} bytes of voxels in a file of {path.stat().st_size:,})",
@@ -143,12 +159,12 @@ def _body(path, offset, size):
     return buffer
 
 # %% ../../nbs/data/02_volumes.ipynb #9c657cd1
-def _scaled(image, buffer, shape):
+def _scaled(header, buffer, shape):
     """The voxels as float32, in the header's byte order, with its slope and intercept applied."""
-    array = buffer.view(image.get_data_dtype()).reshape(shape, order="F")
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    array = buffer.view(header.get_data_dtype()).reshape(shape, order="F")
+    slope, intercept = header.get_slope_inter()
     with np.errstate(all="ignore"):
-        if (slope, intercept) == (1, 0):
+        if slope is None or (slope, intercept) == (1, 0):
             return array.astype(np.float32)
         return (array * np.float64(slope) + np.float64(intercept)).astype(np.float32)
 
@@ -160,13 +176,13 @@ def read_volume(path, frames=1):
     affine, claims more voxels than the file can hold, or holds NaN or infinite voxels.
     """
     path = Path(path)
-    image = _header(path)
+    header = _header(path)
     try:
-        shape, affine, dtype = _shape(path, image, frames), _affine(path, image), image.get_data_dtype()
+        shape, affine, dtype = _shape(path, header, frames), _affine(path, header), header.get_data_dtype()
         if dtype.kind not in "iuf":
             raise UserError(path, f"holds {dtype} voxels", "export it with one number a voxel")
-        buffer = _body(path, int(image.dataobj.offset), _claimed_bytes(path, image, shape))
-        array = _scaled(image, buffer, shape)
+        buffer = _body(path, int(header.get_data_offset()), _claimed_bytes(path, header, shape))
+        array = _scaled(header, buffer, shape)
     except _UNREADABLE as error:
         raise UserError(path, f"is truncated or damaged ({_one_line(error, path)})", _AGAIN) from None
     if not np.isfinite(array).all():
