@@ -63,7 +63,7 @@ def share_within(queries, vectors, radii, rows=1024):
     inside = [(squared_distances(queries[first:first + rows], vectors) <= radii[None]).any(1) for first in range(0, len(queries), rows)]
     return float(np.concatenate(inside).mean())
 
-# %% ../../nbs/evaluation/02_fidelity.ipynb #8948107b
+# %% ../../nbs/evaluation/02_fidelity.ipynb #d989235c
 def precision_recall(real, generated, k=3):
     """The improved precision and recall of features (m, F) and (n, F): two shares from 0 to 1.
 
@@ -71,7 +71,8 @@ def precision_recall(real, generated, k=3):
     """
     real, generated = np.asarray(real, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     if min(len(real), len(generated)) <= k:
-        raise UserError("precision and recall", f"need more than {k} real and {k} generated slices, there are {len(real)} and {len(generated)}", "generate more patients")
+        raise UserError("precision and recall", f"need more than {k} real and {k} generated slices, there are {len(real)} and {len(generated)}",
+                        "generate more patients")
     return share_within(generated, real, neighbour_radii(real, k)), share_within(real, generated, neighbour_radii(generated, k))
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #846f07e1
@@ -93,7 +94,7 @@ def fidelity_to_real(store, patients, generated, features=None, subsets=100, siz
                                         "value": [*column, np.mean(column)], "real_slices": len(training), "generated_slices": len(made)}))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/evaluation/02_fidelity.ipynb #23088ed8
+# %% ../../nbs/evaluation/02_fidelity.ipynb #efbb4402
 def mean_dice(trained, store, patients, what, batch=64):
     """The DSC of each class that a `TrainedUNet` reaches on the slices of a store, averaged over `patients`: (classes,).
 
@@ -112,9 +113,11 @@ def mask_faithfulness(trained, generated, store, patients, batch=64):
     generated patients or has seen one of `patients`, and where the stores do not fit it.
     """
     if trained.config.generated:
-        raise UserError("mask faithfulness", f"the U-Net was trained with {trained.config.generated} generated patients", "take one trained on real patients only (BL)")
+        raise UserError("mask faithfulness", f"the U-Net was trained with {trained.config.generated} generated patients",
+                        "take one trained on real patients only (BL)")
     if seen := sorted(set(patients) & set(trained.training_patients)):
         raise UserError("mask faithfulness", f"the U-Net was trained on {seen[0]}", "give test patients")
-    dsc = {"generated": mean_dice(trained, generated, generated.patients, "mask faithfulness", batch), "real": mean_dice(trained, store, patients, "the same, real", batch)}
+    dsc = {"generated": mean_dice(trained, generated, generated.patients, "mask faithfulness", batch),
+           "real": mean_dice(trained, store, patients, "the same, real", batch)}
     table = pd.DataFrame({"class": [*store.classes, "mean"], **{name: [*values, values.mean()] for name, values in dsc.items()}})
     return table.assign(ratio=table.generated/table.real)

@@ -95,7 +95,7 @@ def training_chunks(store, training, ranges, flip=False, size=32, batch=256, chu
         if len(numbers):
             yield torch.cat([vectors, mirrored(vectors, len(store.modalities))]) if flip else vectors, np.tile(numbers, 1 + flip), flipped
 
-# %% ../../nbs/evaluation/03_memorisation.ipynb #4e6dbd6c
+# %% ../../nbs/evaluation/03_memorisation.ipynb #f48bb314
 @dataclass(frozen=True)
 class MemorisationAudit:
     """What the nearest training slices tell about a set of generated patients.
@@ -117,16 +117,19 @@ class MemorisationAudit:
     def summary(self):
         """The outcome as two sentences."""
         patients = self.held_out.patient.nunique()
-        return (f"Of {len(self.generated):,} generated slices {self.closer_than_any:,} are closer to a training slice than any of {len(self.held_out):,} slices of {patients} "
-                f"held-out patients; {self.closer_than_quantile:,} ({self.closer_than_quantile/max(len(self.generated), 1):.1%}) are closer than the closest 1 % of those. "
-                f"The closest is at a distance of {self.generated.distance.min():.3f}, of the held-out slices {self.held_out.distance.min():.3f} (0 is a copy, 1.41 is unrelated).")
+        share = self.closer_than_quantile/max(len(self.generated), 1)
+        return (f"Of {len(self.generated):,} generated slices {self.closer_than_any:,} are closer to a training slice than any of "
+                f"{len(self.held_out):,} slices of {patients} held-out patients; {self.closer_than_quantile:,} ({share:.1%}) are closer than "
+                f"the closest 1 % of those. The closest is at a distance of {self.generated.distance.min():.3f}, of the held-out slices "
+                f"{self.held_out.distance.min():.3f} (0 is a copy, 1.41 is unrelated).")
 
-# %% ../../nbs/evaluation/03_memorisation.ipynb #e232c7ff
+# %% ../../nbs/evaluation/03_memorisation.ipynb #4c2b8fa7
 def _audit_table(found, store):
     """The rows of the slices with structure."""
     kept = np.flatnonzero((found.contrast > LEAST_CONTRAST) & np.isfinite(found.distance))
-    return pd.DataFrame({"slice": found.slices[kept], "patient": [found.store.patient_of(i) for i in found.slices[kept]], "distance": found.distance[kept],
-                         "nearest_slice": found.nearest[kept], "nearest_patient": [store.patient_of(i) for i in found.nearest[kept]], "flipped": found.flipped[kept]})
+    slices, nearest_slices = found.slices[kept], found.nearest[kept]
+    return pd.DataFrame({"slice": slices, "patient": [found.store.patient_of(i) for i in slices], "distance": found.distance[kept],
+                         "nearest_slice": nearest_slices, "nearest_patient": [store.patient_of(i) for i in nearest_slices], "flipped": found.flipped[kept]})
 
 
 def memorisation_audit(store, patients, generated, held_out, flip=False, pairs=6, size=32, batch=256, chunk=4096):
