@@ -3,6 +3,8 @@ import datetime
 import json
 import os
 import platform
+import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,3 +32,12 @@ def median_and_range(values, digits=0):
     values = sorted(values)
     rounded = [round(value, digits) if digits else round(value) for value in (values[len(values)//2], values[0], values[-1])]
     return dict(zip(("median", "least", "greatest"), rounded))
+
+
+def run_in_folder(main):
+    """Calls `main` with the folder given on the command line, or with one that is removed afterwards."""
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        main(Path(folder))

@@ -8,15 +8,13 @@ Writes results/slice_rate.json: slices a second, median and range of the repetit
     python benchmarks/slice_rate.py [FOLDER]
 """
 import os
-import sys
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine, median_and_range, write_results
+from machine import machine, median_and_range, run_in_folder, write_results
 from monai.data import CacheDataset, PersistentDataset
 
 from medaug.data.store import SliceStore, read_ahead, write_index, write_stored_patient
@@ -147,8 +145,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder))
+    run_in_folder(main)

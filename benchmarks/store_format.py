@@ -8,8 +8,6 @@ Writes results/store_format.json: median and range of the repetitions.
 
     python benchmarks/store_format.py [FOLDER]
 """
-import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import zarr
-from machine import machine, median_and_range, write_results
+from machine import machine, median_and_range, run_in_folder, write_results
 
 from medaug.data.datasets import DATASETS, find_patients
 from medaug.data.phantom import phantom_patient
@@ -101,8 +99,4 @@ def _few(read, depth):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder))
+    run_in_folder(main)

@@ -9,12 +9,11 @@ Writes results/store_memory.json, MiB.
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine, write_results
+from machine import machine, run_in_folder, write_results
 
 from medaug.data.store import SliceStore, write_index, write_stored_patient
 
@@ -70,8 +69,5 @@ def main(folder):
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         measure(Path(sys.argv[1]), sys.argv[2])
-    elif len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            main(Path(folder))
+        run_in_folder(main)
