@@ -214,7 +214,7 @@ def sample_groups(record, patients, seed, count=3):
     return groups
 
 # %% ../../nbs/report/05_experiment.ipynb #ff4051bd
-def _figure4(record, patients, seed, path):
+def _figure4(record, patients, seed, path, spare):
     groups, store = sample_groups(record, patients, seed), record.store
     save_figure(slices_figure(groups, store.modalities, store.classes), path, dpi=100)
     names = [store.modalities[m] for m in modality_order(store.modalities)]
@@ -222,7 +222,7 @@ def _figure4(record, patients, seed, path):
     shown = f"Uncurated slices of {record.title(patients, seed)}, a row each: {listing(names)} and the label mask with {listing(store.classes)}. "
     return picture(path, shown + (f"First real slices, then those that {listing(made)} made." if made else "Real slices only; none is generated yet."),
                    f"{record.title(patients, seed)}. Uncurated: drawn at random, with a fixed seed, from all slices of the training patients and of the generated ones." +
-                   (" In MC-SG's rows the mask is M-SG's and the images are what C-SG made for it." if "MC-SG" in made else ""), width=1000)
+                   (" In MC-SG's rows the mask is M-SG's and the images are what C-SG made for it." if "MC-SG" in made else ""), width=1000, spare=spare)
 
 
 def samples_chapter(record, out, first=True):
@@ -231,7 +231,7 @@ def samples_chapter(record, out, first=True):
     body = ""
     for place, key in enumerate(keys):
         name = "figure4.png" if first and not place else f"figure4-{record.row.title}-{key[0]}.png".replace(" ", "-").replace("/", "-")
-        part = _figure4(record, *key, Path(out)/name)
+        part = _figure4(record, *key, Path(out)/name, bool(place) or not first)
         body += folded(f"Samples of {record.title(*key)}", part) if place else part
     return body
 
@@ -258,9 +258,10 @@ def _gan_curves(record, key, name, out):
         return ""
     targets = {run.parameters["gan"].upper(): run.parameters["options"].get("ada_target", 0.6) for run in record.of("train_gan") if run.parameters["ada"]}
     path = save_figure(gan_curves_figure(curves, targets), Path(out)/f"gan-curves-{name}.png", dpi=120)
-    ends = " ".join(f"{gan}: generator loss {number(table.generator_loss.iloc[-1], 2)}, discriminator loss {number(table.discriminator_loss.iloc[-1], 2)} and variation {number(table.variation.iloc[-1], 2)} after {table.kimg.iloc[-1]:g} thousand slices." for gan, table in curves.items())
+    ends = " ".join(f"{gan}: generator loss {number(table.generator_loss.iloc[-1], 2)}, discriminator loss {number(table.discriminator_loss.iloc[-1], 2)} and variation {number(table.variation.iloc[-1], 2)} after {table.kimg.iloc[-1]:g} thousand slices."
+                    for gan, table in curves.items())
     return picture(path, f"Training curves of {listing(curves)} on {record.title(*key)}. {ends}",
-                   f"{record.title(*key)}: the GANs. Losses; the sign of the discriminator's answer on real slices with the strength p of adaptive augmentation; regularisation; how much samples vary among themselves, 1 being as much as real slices.")
+                   f"{record.title(*key)}: the GANs. Losses; the sign of the discriminator's answer on real slices with the strength p of adaptive augmentation; regularisation; how much samples vary among themselves, 1 being as much as real slices.", spare=True)
 
 
 def _unet_curves(record, key, name, out):
@@ -271,7 +272,7 @@ def _unet_curves(record, key, name, out):
     best = {method: table.validation_dsc.max() for method, table in curves.items()}
     top, low = max(best, key=best.get), min(best, key=best.get)
     return picture(path, f"Training loss and validation DSC by epoch of {len(curves)} U-Nets on {record.title(*key)}. Best validation DSC: from {number(best[low])} ({low}) to {number(best[top])} ({top}).",
-                   f"{record.title(*key)}: the U-Nets. The soft DSC loss sums over classes and background, so −{len(record.row.classes) + 1} would be perfect. Dashed: with augmentation.")
+                   f"{record.title(*key)}: the U-Nets. The soft DSC loss sums over classes and background, so −{len(record.row.classes) + 1} would be perfect. Dashed: with augmentation.", spare=True)
 
 
 def curves_chapter(record, out):
