@@ -72,7 +72,8 @@ def table(frame, caption, digits=3, turned=False, field=None):
         places = digits.get(column, 3) if isinstance(digits, dict) else digits
         return f"<td{' class=text' if text else ''}>{escape(value) if text else number(value, places)}</td>"
 
-    head = "".join(f'<th scope="col"><span>{escape(str(name))}</span></th>' for name in (frame.index.name or "", *frame.columns))
+    texts = [False, *(field is None and len(frame) > 0 and all(isinstance(value, str) for value in frame[name]) for name in frame.columns)]
+    head = "".join(f'<th scope="col"{" class=text" if left else ""}><span>{escape(str(name))}</span></th>' for name, left in zip((frame.index.name or "", *frame.columns), texts))
     head = head.replace('<th scope="col"><span></span></th>', "<td></td>", 1)
     rows = "".join(_row(name, [field(value) if field else plain(value, column) for column, value in zip(frame.columns, values)])
                    for name, values in zip(frame.index, frame.astype(object).to_numpy()))
@@ -106,15 +107,15 @@ def _inlined(path, width):
     return f"data:image/png;base64,{base64.b64encode(content).decode()}", size
 
 
-def picture(path, alt, caption, width=2000, spare=False):
+def picture(path, alt, caption, width=2000, spare=False, scale=0.7):
     """A figure of the page: the PNG at `path` inside it, what it shows (`alt`), what it means (`caption`), where its copies lie.
 
-    A `spare` one is left out first where the page grows too large, see `page`.
+    `scale`: how large it is shown; below 1 it is sharp on fine screens as well. A `spare` one is left out first where the page grows too large, see `page`.
     """
     url, (wide, high) = _inlined(path, width)
     copies = [name for name in (Path(path).name, Path(path).with_suffix(".svg").name) if Path(path).with_name(name).is_file()]
     kind = ' class="spare"' if spare else ""
-    return (f'<figure>\n<img{kind} src="{url}" alt="{escape(alt)}" width="{wide}" height="{high}">\n'
+    return (f'<figure>\n<img{kind} src="{url}" alt="{escape(alt)}" width="{round(wide*scale)}" height="{round(high*scale)}">\n'
             f'<figcaption>{escape(caption)} <span class="copies">{escape(" · ".join(copies))}</span></figcaption>\n</figure>\n')
 
 # %% ../../nbs/report/02_markup.ipynb #15522005
@@ -160,9 +161,9 @@ footer { padding-top: 1rem; padding-bottom: 2rem; color: var(--soft); font-size:
 
 # %% ../../nbs/report/02_markup.ipynb #13350299
 _TABLES = """
-.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; min-width: min(34rem, 100%); font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { caption-side: top; text-align: left; color: var(--soft); padding-bottom: .4rem; font-size: .95rem; }
-th, td { overflow-wrap: normal; border-bottom: 1px solid var(--line); padding: .22rem .55rem; text-align: right; vertical-align: bottom; } td.text, th[scope=row] { text-align: left; }
+th, td { overflow-wrap: normal; border-bottom: 1px solid var(--line); padding: .22rem .55rem; text-align: right; vertical-align: bottom; } td { white-space: nowrap; } .text, th[scope=row] { text-align: left; } td.text { white-space: normal; min-width: 6rem; }
 th { font-weight: 600; } th[scope=row] { font-weight: 500; white-space: nowrap; }
 thead th:first-child { text-align: left; } td.better, td.worse, td.same, td.none { text-align: center; border: 1px solid var(--line); min-width: 1.7rem; }
 td.better { background: var(--better); color: var(--better-ink); font-weight: 700; } td.worse { background: var(--worse); color: var(--worse-ink); font-weight: 700; } td.same { color: var(--soft); }
@@ -193,4 +194,4 @@ def page(title, lead, chapters, foot="", limit=MOST_BYTES):
             f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<a class="skip" href="#{chapters[0][0]}">Skip the contents</a>\n'
             f'<header><h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p></header>\n<nav aria-label="Contents"><ol>\n{contents}</ol></nav>\n'
             f'<main>\n{sections}</main>\n<footer><p>{escape(foot)}</p></footer>\n</body>\n</html>\n')
-    return without_pictures(text, limit)
+    return without_pictures(text.replace(" %", "\u00a0%"), limit)

@@ -16,7 +16,7 @@ import pandas as pd
 from ..files import write_text
 from .figures import effects_figure, generated_lines, generated_patients_figure, method_means_figure, method_parts, save_figure
 from .markup import bullets, folded, listing, note, number, p_value, page, paragraph, picture, signed_table, table
-from .verdict import SCORE_NAMES, asked_about, effect_sentences, give_verdict, power_sentences, rank_sentences, significant
+from .verdict import SCORE_NAMES, asked_about, effect_sentences, give_verdict, level_sentence, power_sentences, rank_sentences, significant
 from ..stats.score_table import order_datasets, order_methods
 from ..stats.tables import file_names, table2, table3, tests_table, write_diagrams, write_tables
 
@@ -38,7 +38,8 @@ def _found_rows(comparison):
 
 
 def _in_words(result, comparison):
-    return bullets(effect_sentences(result, comparison.alpha, score_name(comparison)) + rank_sentences(result, comparison.alpha))
+    label = score_name(comparison)
+    return bullets([*effect_sentences(result, comparison.alpha, label), level_sentence(result, label), *rank_sentences(result, comparison.alpha)])
 
 
 def verdict_chapter(comparison, remarks=()):
@@ -131,7 +132,7 @@ def _effect_rows(result, alpha):
 
 
 def _effect_field(value):
-    return f'<td class="{value if value in ("better", "worse") else "text"}">{escape(value)}</td>'
+    return f"<td class={value}>{escape(value)}</td>" if value in ("better", "worse") else f"<td>{escape(value)}</td>"
 
 
 def effects_chapter(comparison, out):
@@ -171,7 +172,8 @@ def classes_chapter(scores, score="dsc"):
     """A table of `class_rows` for each dataset of the long table `scores`, with those of DSC, HD95 and NSD that it has; folded where there are several."""
     names = list(dict.fromkeys([*([score] if score in scores else []), *(name for name in _CLASS_SCORES if name in scores)]))
     datasets = order_datasets(scores["dataset"])
-    tables = {name: table(class_rows(scores[scores["dataset"] == name], names), f"{name}: mean ± standard deviation over test patients.") for name in datasets}
+    one_line = lambda value: f"<td>{escape(value)}</td>"
+    tables = {name: table(class_rows(scores[scores["dataset"] == name], names), f"{name}: mean ± standard deviation over test patients.", field=one_line) for name in datasets}
     return "".join(folded(f"Classes of {name}", body) if len(tables) > 1 else body for name, body in tables.items())
 
 # %% ../../nbs/report/04_page.ipynb #9d3ed0bb
