@@ -40,7 +40,7 @@ def _report(given):
     _say(f"report: {page}")
     return 0
 
-# %% ../../nbs/experiment/10_cli.ipynb #95f61c36
+# %% ../../nbs/experiment/10_cli.ipynb #08be3bca
 def _phantom(given):
     """Write phantom patients in a dataset's own file layout."""
     from medaug.data.datasets import find_dataset
@@ -54,9 +54,10 @@ def _phantom(given):
 def _fetch(given):
     """Download an openly licensed dataset, or say where the others are to be had."""
     from medaug.data.datasets import find_dataset
-    from medaug.data.fetch import fetch_dataset
+    from medaug.data.fetch import DOWNLOADS, directions, fetch_dataset
 
-    _say(f"unpacked: {fetch_dataset(find_dataset(given.dataset), given.out)}")
+    row = find_dataset(given.dataset)
+    _say(f"unpacked: {fetch_dataset(row, given.out)}" if row.name in DOWNLOADS else directions(row))
     return 0
 
 
