@@ -128,7 +128,7 @@ def compare(table, alpha=0.05, blocks="patient", score="dsc", effect=None, missi
 
     table = checked_table(table, score, missing=missing)
     methods = table.groupby("dataset")["method"].nunique()
-    names = [name for name in order_datasets(table["dataset"]) if methods[name] > 1]
+    names = [name for name in order_datasets(table["dataset"].unique()) if methods[name] > 1]
     if not names:
         raise UserError("scores", "one method only, so there is nothing to compare", "give the scores of at least two methods")
     results = tuple(compare_dataset(table, name, alpha, blocks, score, effect, missing, seed, better) for name in (progress(names, "comparing") if len(names) > 4 else names))
