@@ -245,8 +245,8 @@ def test_folded_chapters_open_by_keyboard(browser, report):
 def test_what_is_folded_on_the_screen_is_there_in_print(browser, report):
     page = _opened(browser, report)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = false)")
-    heights = "[...document.querySelectorAll('details > :not(summary)')].map(one => one.getBoundingClientRect().height)"
-    assert not any(page.evaluate(heights))
+    visible = "[...document.querySelectorAll('details > :not(summary)')].map(one => one.checkVisibility())"
+    assert not any(page.evaluate(visible))
     page.emulate_media(media="print")
-    assert all(page.evaluate(heights)) and not page.locator("nav").is_visible()
+    assert all(page.evaluate(visible)) and not page.locator("nav").is_visible()
     page.context.close()
