@@ -19,7 +19,7 @@ from .results import assemble, join_experiments
 from .runs import read_plan, read_record
 from .status import run_statuses
 from ..files import write_text
-from ..report.experiment import (ExperimentRecord, RunSummary, curves_chapter, data_chapter, distances_chapter, manifest_chapter, memorisation_chapter, question_chapter,
+from ..report.experiment import (ExperimentRecord, RunSummary, curves_chapter, data_chapter, distances_chapter, faithfulness_chapter, manifest_chapter, memorisation_chapter, question_chapter,
                                       remarks_on, samples_chapter, training_chapter)
 from ..report.markup import bullets, note, page, paragraph
 from ..report.page import statistics_chapters, verdict_chapter
@@ -87,6 +87,7 @@ def _before_the_scores(records, out):
             ("samples", "Samples", _for_each(records, lambda record, place: samples_chapter(record, out, place == 0))),
             ("curves", "Training curves", _for_each(records, lambda record, place: curves_chapter(record, out))),
             ("distances", "Likeness of generated slices", _for_each(records, lambda record, place: distances_chapter(record))),
+            ("faithfulness", "Mask faithfulness", _for_each(records, lambda record, place: faithfulness_chapter(record))),
             ("memorisation", "Memorisation", _for_each(records, lambda record, place: memorisation_chapter(record)))]
 
 
