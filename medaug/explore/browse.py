@@ -123,7 +123,7 @@ def patient_options(patients, split=None, part="all"):
     parts = {id: part_of(id, split) for id in patients}
     return [(f"{id} · {parts[id]}" if parts[id] else id, id) for id in patients if part in ("all", parts[id])]
 
-# %% ../../nbs/explore/01_browse.ipynb #a67f7c15
+# %% ../../nbs/explore/01_browse.ipynb #a038ec47
 def _window_sliders(patients, viewed):
     """The sliders of level and width, set to the dataset's own window, or to the whole range."""
     if patients.units == "HU":
@@ -131,21 +131,21 @@ def _window_sliders(patients, viewed):
         options = {"level": (-1000, 2000, (low + high)/2), "width": (1, 4000, high - low)}
     else:
         options = {"level": (-50, 150, 50), "width": (1, 200, 100)}
-    return {name: ipywidgets.FloatSlider(value, min=low, max=high, step=1, description=name, readout_format=".0f", tooltip=f"window {name} in {patients.units}")
+    return {name: ipywidgets.FloatSlider(value, min=low, max=high, step=1, description=f"{name}, {patients.units[:2].strip()}", readout_format=".0f", tooltip=f"{name} of the window, in {patients.units}")
             for name, (low, high, value) in options.items()}
 
 
 def _first_to_show(viewed):
-    """The number of the slice in the middle."""
-    return viewed.slices//2
+    """The number (from 1) of the slice in the middle."""
+    return viewed.slices//2 + 1
 
-# %% ../../nbs/explore/01_browse.ipynb #c7669495
+# %% ../../nbs/explore/01_browse.ipynb #fa8bc3e3
 def _browse_controls(patients, split):
     """name → widget, for patients of a source."""
     viewed = patients.patient(patients.patients[0])
     part = ipywidgets.Dropdown(options=["all", "training", "validation", "test", "outside"], description="part", disabled=split is None)
     patient = ipywidgets.Dropdown(options=patient_options(patients.patients, split), description="patient")
-    slider = ipywidgets.IntSlider(_first_to_show(viewed), 0, viewed.slices - 1, description="slice", layout={"width": "420px"})
+    slider = ipywidgets.IntSlider(_first_to_show(viewed), 1, viewed.slices, description="slice", layout={"width": "420px"})
     opacity = ipywidgets.FloatSlider(0.4, min=0, max=1, step=0.05, description="label map", tooltip="opacity of the label map")
     return {"part": part, "patient": patient, "slice": slider, "opacity": opacity, **_window_sliders(patients, viewed)}
 
@@ -168,7 +168,7 @@ def browse_dataset(source, dataset=None, split=None, side=256):
         if patient is None:
             raise UserError(f"part: {part}", "has no patient", "choose another")
         viewed, classes = patients.patient(patient), [int(name.split()[1]) for name, on in shown.items() if on]
-        number = min(slice, viewed.slices - 1)
+        number = min(slice, viewed.slices) - 1
         picture = slice_picture(viewed, number, patients.modalities, level, width, patients.units, opacity, classes, side)
         here = [name for k, name in enumerate(patients.classes, 1) if k in np.unique(viewed.read(number)[1])]
         belongs = f" ({part_of(patient, split)})" if split else ""
@@ -179,7 +179,7 @@ def browse_dataset(source, dataset=None, split=None, side=256):
     _link(panel, patients, split)
     return panel
 
-# %% ../../nbs/explore/01_browse.ipynb #e068a933
+# %% ../../nbs/explore/01_browse.ipynb #d3ea8aab
 def _link(panel, patients, split):
     """Makes the choice of a part change the patients offered, and the choice of a patient the slices."""
     part, patient, slider = (panel.controls[name] for name in ("part", "patient", "slice"))
@@ -188,7 +188,7 @@ def _link(panel, patients, split):
         with panel.quiet(), panel.telling():
             viewed = patients.patient(change["new"])
             middle = _first_to_show(viewed)
-            slider.max, slider.value = viewed.slices - 1, slider.value if slider.value < viewed.slices else middle
+            slider.max, slider.value = viewed.slices, slider.value if slider.value <= viewed.slices else middle
 
     def offer(change):
         with panel.quiet():
