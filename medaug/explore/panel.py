@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['windowed', 'in_proportion', 'words_picture', 'picture_grid', 'figure_picture', 'png', 'save_picture', 'new_path',
-           'line', 'told', 'class_boxes', 'Panel']
+           'line', 'told', 'swatch', 'class_boxes', 'Panel']
 
 # %% ../../nbs/explore/00_panel.ipynb #56ace672
 import io
@@ -118,15 +118,17 @@ def told(build):
             return ipywidgets.HTML(line(error, wrong=True))
     return safely
 
-# %% ../../nbs/explore/00_panel.ipynb #fdb50768
+# %% ../../nbs/explore/00_panel.ipynb #86bb23d2
+def swatch(place, name):
+    """HTML of the colour at a `place` (from 1) of `CLASS_COLOURS`, and what it stands for."""
+    colour = "#%02X%02X%02X" % CLASS_COLOURS[(place - 1) % len(CLASS_COLOURS)]
+    return f"<span style='color:{colour};-webkit-text-stroke:0.5px #555'>■</span> {escape(name)}"
+
+
 def class_boxes(classes):
     """A checkbox for each class, with its colour, number and name: the legend and what is shown, in one."""
-    boxes = []
-    for k, name in enumerate(classes):
-        colour = "#%02X%02X%02X" % CLASS_COLOURS[k % len(CLASS_COLOURS)]
-        label = f"<span style='color:{colour};-webkit-text-stroke:0.5px #555'>■</span> {k + 1} {escape(name)}"
-        boxes.append(ipywidgets.Checkbox(True, description=label, description_allow_html=True, indent=False, layout={"width": "auto"}))
-    return boxes
+    return [ipywidgets.Checkbox(True, description=swatch(k, f"{k} {name}"), description_allow_html=True, indent=False, layout={"width": "auto", "margin": "2px 16px 2px 2px"})
+            for k, name in enumerate(classes, 1)]
 
 # %% ../../nbs/explore/00_panel.ipynb #c1ec5a5e
 class Panel(ipywidgets.VBox):

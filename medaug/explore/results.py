@@ -6,9 +6,10 @@
 __all__ = ['SCORES', 'MEAN', 'MISTAKES', 'open_scores', 'scores_in', 'of_class', 'improvement', 'worst_first',
            'differences_figure', 'differences_told', 'mistakes', 'prediction_picture', 'Predictions', 'explore_results']
 
-# %% ../../nbs/explore/06_results.ipynb #5b7d7b7d
+# %% ../../nbs/explore/06_results.ipynb #ea07033b
 from dataclasses import dataclass
 from functools import lru_cache
+from os.path import commonprefix
 from pathlib import Path
 
 import ipywidgets
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from ..data.store import intensity_range
 from ..errors import UserError
 from ..experiment.report import read_experiment_record
-from .panel import Panel, figure_picture, in_proportion, picture_grid, told, windowed
+from .panel import Panel, figure_picture, in_proportion, picture_grid, swatch, told, windowed
 from ..gan.samples import paint_labels
 from ..report.figures import method_means_figure
 from ..seg.predict import load_unet
@@ -71,7 +72,14 @@ def worst_first(wide, method, score="dsc"):
     """The scores of `method`, those of the worst patients first."""
     return wide[method].sort_values(ascending=score != "hd95", kind="stable")
 
-# %% ../../nbs/explore/06_results.ipynb #ad468d4d
+# %% ../../nbs/explore/06_results.ipynb #0fde6018
+def _short(ids):
+    """Ids without what all of them begin with."""
+    ids = [str(id) for id in ids]
+    same = len(commonprefix(ids)) if len(ids) > 1 else 0
+    return [id[same:] or id for id in ids]
+
+
 def differences_figure(differences, method, baseline, score="dsc"):
     """A bar a patient for the improvements of `improvement`, worst first, with their median as a line."""
     figure = Figure((9, 2.6))
@@ -80,7 +88,7 @@ def differences_figure(differences, method, baseline, score="dsc"):
     ax.axhline(0, color="#222222", lw=0.8)
     ax.axhline(differences.median(), color="#222222", lw=1, ls="--")
     few = len(differences) <= 24
-    ax.set_xticks(range(len(differences)) if few else [], [str(id)[-8:] for id in differences.index] if few else [], fontsize=6, rotation=45 if few else 0, ha="right", parse_math=False)
+    ax.set_xticks(range(len(differences)) if few else [], _short(differences.index) if few else [], fontsize=6, rotation=45 if few else 0, ha="right", parse_math=False)
     ax.set_ylabel(f"improvement in {score.upper()}", fontsize=8)
     ax.set_title(f"{method} against {baseline}, {len(differences)} patients, worst first", fontsize=9, parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
@@ -218,7 +226,7 @@ def _ranked(chosen):
     ranked = worst_first(chosen.wide(), chosen.method.value, chosen.score.value)
     return [(f"{place}. {id}: {value:.3f}", id) for place, (id, value) in enumerate(ranked.items(), 1)]
 
-# %% ../../nbs/explore/06_results.ipynb #678a2ca3
+# %% ../../nbs/explore/06_results.ipynb #e93d9a2e
 def _patients_panel(chosen, predictions):
     """The patients, the worst first, with prediction over truth."""
     patient = ipywidgets.Dropdown(options=_ranked(chosen), description="patient", layout={"width": "380px"})
@@ -226,6 +234,7 @@ def _patients_panel(chosen, predictions):
     first = len(predictions.store.slices([patient.value]))
     slider = ipywidgets.IntSlider(predictions.fullest(patient.value) + 1, 1, first, description="slice", layout={"width": "420px"})
     opacity = ipywidgets.FloatSlider(0.6, min=0, max=1, step=0.05, description="label map")
+    legend = ipywidgets.HTML(" &emsp; ".join([*(swatch(k, f"{k} {name}") for k, name in enumerate(predictions.store.classes, 1)), "and at the right: ", *(swatch(place, name) for name, place in MISTAKES.items())]))
 
     def draw(patient, slice, modality, opacity, **_):
         images, ranges, truth, predicted = predictions.slice(chosen.dataset.value, chosen.method.value, patient, slice - 1)
@@ -233,7 +242,7 @@ def _patients_panel(chosen, predictions):
         counts = ", ".join(f"{(wrong == code).sum()} {name}" for name, code in MISTAKES.items())
         return prediction_picture(images[place], ranges[place], truth, predicted, modality, opacity), f"{chosen.method.value}, {patient}, slice {slice}: {(truth > 0).sum()} pixels of foreground, {counts}"
 
-    panel = Panel({"patient": patient, "slice": slider, "modality": modality, "opacity": opacity}, [[patient, slider], [modality, opacity]], draw, name="prediction.png")
+    panel = Panel({"patient": patient, "slice": slider, "modality": modality, "opacity": opacity}, [[patient, slider], [modality, opacity], [legend]], draw, name="prediction.png")
 
     def another(change):
         with panel.quiet(), panel.telling():
