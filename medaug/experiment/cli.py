@@ -40,7 +40,7 @@ def _report(given):
     _say(f"report: {page}")
     return 0
 
-# %% ../../nbs/experiment/10_cli.ipynb #95f61c36
+# %% ../../nbs/experiment/10_cli.ipynb #08be3bca
 def _phantom(given):
     """Write phantom patients in a dataset's own file layout."""
     from medaug.data.datasets import find_dataset
@@ -54,9 +54,10 @@ def _phantom(given):
 def _fetch(given):
     """Download an openly licensed dataset, or say where the others are to be had."""
     from medaug.data.datasets import find_dataset
-    from medaug.data.fetch import fetch_dataset
+    from medaug.data.fetch import DOWNLOADS, directions, fetch_dataset
 
-    _say(f"unpacked: {fetch_dataset(find_dataset(given.dataset), given.out)}")
+    row = find_dataset(given.dataset)
+    _say(f"unpacked: {fetch_dataset(row, given.out)}" if row.name in DOWNLOADS else directions(row))
     return 0
 
 
@@ -81,7 +82,7 @@ def _prepare(given):
     _say(prepare_dataset(find_dataset(given.dataset), given.root, given.store, given.resolution, given.jobs, shrink=given.shrink))
     return 0
 
-# %% ../../nbs/experiment/10_cli.ipynb #1ec1019a
+# %% ../../nbs/experiment/10_cli.ipynb #40278083
 def _generate(given):
     """Generate synthetic patients from a trained GAN's checkpoint."""
     from medaug.gan.generate import generate_patients
@@ -97,7 +98,7 @@ def _compare(given):
     from medaug.report.verdict import give_verdict
     from medaug.stats.tables import compare_scores
 
-    comparison = compare_scores(given.scores, given.out, given.alpha, given.blocks, given.score, given.missing)
+    comparison = compare_scores(given.scores, given.out, given.alpha, given.blocks, given.score, given.missing, better=given.better)
     _say(give_verdict(comparison).sentence)
     _say(f"tables, diagrams and page: {write_comparison_page(comparison, given.out)}")
     return 0
@@ -132,7 +133,7 @@ _EXPERIMENT = {
                          _argument("--out", metavar="DIR", help="where the joint report of several goes (default: ./report)")]),
 }
 
-# %% ../../nbs/experiment/10_cli.ipynb #08bb53b7
+# %% ../../nbs/experiment/10_cli.ipynb #9162a94f
 _DATA = {
     "phantom": (_phantom, [
         _DATASET, _argument("out", metavar="OUT"), _argument("--patients", type=int, default=20, metavar="N"),
@@ -155,7 +156,8 @@ _RESULTS = {
     "compare": (_compare, [
         _argument("scores", metavar="SCORES.csv", help="columns dataset, method, patient, class and the score"), _argument("out", metavar="OUT"), _ALPHA,
         _argument("--blocks", default="patient", choices=("patient", "patient-class", "slice")),
-        _argument("--score", default="dsc", metavar="NAME", help="the column that is compared, higher is better (default: dsc)"),
+        _argument("--score", default="dsc", metavar="NAME", help="the column that is compared (default: dsc)"),
+        _argument("--better", choices=("higher", "lower", "nearest-zero"), help="which way that score is better (default: known for dsc, nsd, hd95 …)"),
         _argument("--missing", default="refuse", choices=("refuse", "drop"), help="drop: leave patients out that a method has no score of")]),
     "power": (_power, [
         _argument("--methods", type=int, required=True, metavar="K"), _argument("--patients", type=int, required=True, metavar="N"), _ALPHA,

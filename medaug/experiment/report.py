@@ -90,9 +90,6 @@ def _before_the_scores(records, out):
             ("memorisation", "Memorisation", _for_each(records, lambda record, place: memorisation_chapter(record)))]
 
 
-_ORDER = ("scores", "tables", "diagrams", "effects", "classes", "limits")
-
-
 def write_report(records, scores, out):
     """Writes the report of one or several `ExperimentRecord` on the long table `scores` (None for no scores yet) into `out`; the path of index.html."""
     out, remarks = Path(out), [text for record in records for text in remarks_on(record)]
@@ -101,7 +98,7 @@ def write_report(records, scores, out):
     nothing = paragraph("There is nothing to compare yet: it takes the scores of two methods on the same patients.") + (note(bullets(remarks)) if remarks else "")
     shown = statistics_chapters(comparison, out, scores.assign(dataset=scores["dataset"] + "-" + scores["patients"].astype(str))) if comparison else {}
     chapters = [("question", "The question", question_chapter(records)), ("verdict", "The verdict", verdict_chapter(comparison, remarks) if comparison else nothing),
-                *_before_the_scores(records, out), *((id, *shown[id]) for id in _ORDER if id in shown), ("manifest", "The manifest", _for_each(records, lambda record, place: manifest_chapter(record)))]
+                *_before_the_scores(records, out), *((id, *chapter) for id, chapter in shown.items()), ("manifest", "The manifest", _for_each(records, lambda record, place: manifest_chapter(record)))]
     title = f"Do synthetic patients help on {', '.join(dict.fromkeys(record.row.title + (' phantoms' if record.phantom else '') for record in records))}?"
     lead = "An experiment after Using Synthetic Images to Augment Small Medical Image Datasets (Vu, Tronchin, Nyholm, Löfstedt), made by medaug."
     return write_text(out/"index.html", page(title, lead, chapters, "Tables lie beside this page as CSV, Markdown and LaTeX, figures as PNG and SVG. scores.csv, fid.csv and manifest.json lie in the folder above."))
