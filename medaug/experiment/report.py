@@ -29,7 +29,7 @@ from ..stats.score_table import order_datasets
 # %% ../../nbs/experiment/09_report.ipynb #6174346a
 def _summary(folder, run, status):
     told, given = read_record(folder, run.name) or {}, run.parameters
-    method = Method(given["pipeline"], given["augmentation"], given["generated"]).name if run.stage == "train_unet" else ""
+    method = Method(given["pipeline"], given["augmentation"], given["generated"], given["recipe"]).name if run.stage == "train_unet" else ""
     done = status.state == "done"
     return RunSummary(run.name, run.stage, run.title, given, run.out, status.state, status.reason, told.get("seconds") if done else None, told.get("device") if done else None, method)
 
