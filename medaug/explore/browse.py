@@ -18,7 +18,8 @@ import numpy as np
 from ..data.datasets import find_dataset, find_patients
 from ..data.splits import Split
 from ..data.store import SliceStore
-from ..data.volumes import read_patient, slice_spacing, voxel_size, volume_to_slices
+from ..data.patients import read_patient
+from ..data.volumes import slice_spacing, voxel_size, volume_to_slices
 from ..errors import UserError
 from .panel import Panel, class_boxes, in_proportion, picture_grid, told, windowed
 from ..gan.samples import paint_labels
