@@ -89,6 +89,14 @@ def _generate(given):
 
     out = generate_patients(given.checkpoint, given.out, given.patients, given.psi, given.seed, given.masks_from, format=given.format)
     _say(f"{given.patients} patients in {out}")
+    if given.real:
+        from medaug.data.splits import split_patients
+        from medaug.data.store import SliceStore
+        from medaug.gan.generate import add_split
+
+        store = SliceStore(given.real)
+        split = split_patients(store.patients, given.sub_dataset or len(store.patients), given.split_seed)
+        _say(f"and the real ones of {store.path}, who is for training and who for validation: {add_split(out, given.checkpoint, given.format, store, split)}")
     return 0
 
 
@@ -152,7 +160,10 @@ _RESULTS = {
         _argument("checkpoint", metavar="CHECKPOINT"), _argument("out", metavar="OUT"), _argument("--patients", type=int, required=True, metavar="N"),
         _argument("--psi", type=float, default=1.0, metavar="P", help="truncation, 0 to 1 (default: 1, none)"), _SEED,
         _argument("--masks-from", metavar="DIR", help="label maps that C-SG makes images for"),
-        _argument("--format", default="nifti", choices=("nifti", "msd", "nnunet"), help="layout of the folder (default: nifti)")]),
+        _argument("--format", default="nifti", choices=("nifti", "msd", "nnunet"), help="layout of the folder (default: nifti)"),
+        _argument("--real", metavar="STORE", help="msd and nnunet: put the real patients of this store beside them, with their split"),
+        _argument("--sub-dataset", type=int, metavar="N", help="size of the sub-dataset that the GAN was trained on (default: all of the store)"),
+        _argument("--split-seed", type=int, default=0, metavar="K", help="seed of the experiment that drew it (default: 0)")]),
     "compare": (_compare, [
         _argument("scores", metavar="SCORES.csv", help="columns dataset, method, patient, class and the score"), _argument("out", metavar="OUT"), _ALPHA,
         _argument("--blocks", default="patient", choices=("patient", "patient-class", "slice")),
@@ -202,10 +213,10 @@ def _warn(message, category, filename, lineno, file=None, line=None):
 
 def _numbers_are_possible(given):
     """Refuses counts below one, whatever the command."""
-    for name in ("patients", "jobs", "methods", "size", "depth", "resolution", "shrink"):
+    for name in ("patients", "jobs", "methods", "size", "depth", "resolution", "shrink", "sub_dataset"):
         value = getattr(given, name, None)
         if value is not None and value < 1:
-            raise UserError(f"--{name}", f"is {value}", "give 1 or more")
+            raise UserError(f"--{name.replace('_', '-')}", f"is {value}", "give 1 or more")
 
 
 def main(arguments=None):
