@@ -139,6 +139,41 @@ class Widget:
         self.handle(label).focus()
         self.page.keyboard.press(key)
 
+    def choose(self, label, text):
+        """Chooses from a dropdown."""
+        self.labelled("widget-dropdown", label).locator("select").select_option(label=text)
+
+    def number(self, label, value):
+        """Types a number into its box."""
+        box = self.labelled("widget-text", label).locator("input")
+        box.fill(str(value))
+        box.press("Enter")
+
+    def canvas(self):
+        return self.panel.locator("canvas.medaug-canvas")
+
+    def tool(self, name):
+        self.panel.get_by_role("button", name=name, exact=True).click()
+
+    def stroke(self, places, size=64):
+        """Draws with the mouse through places (row, column) in pixels of the label map."""
+        self.canvas().scroll_into_view_if_needed()
+        box = self.canvas().bounding_box()
+        points = [(box["x"] + column/size*box["width"], box["y"] + row/size*box["height"]) for row, column in places]
+        self.page.mouse.move(*points[0])
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*point, steps=6)
+        self.page.mouse.up()
+
+    def settle(self, quiet=0.4):
+        """Waits until the picture has not changed for `quiet` seconds."""
+        source, since = self.source(), time.monotonic()
+        while time.monotonic() - since < quiet:
+            time.sleep(0.05)
+            if self.source() != source:
+                source, since = self.source(), time.monotonic()
+
     def text(self):
         """What the panel says."""
         return self.panel.inner_text()
@@ -154,11 +189,11 @@ class Widget:
         return said.first.inner_text()
 
 
-def key_latencies(page, widget, keys, pause=0.25):
-    """Milliseconds from each key on the focused control to the next picture of `widget` on the screen."""
-    widget.image.evaluate("""image => { window.times = []; window.since = null;
+def key_latencies(page, place, keys, pause=0.25):
+    """Milliseconds from each key on the focused control to the next picture on the screen below the locator `place`."""
+    place.evaluate("""place => { window.times = []; window.since = null;
         document.addEventListener('keydown', () => { window.since = performance.now(); }, true);
-        image.addEventListener('load', () => requestAnimationFrame(() => { if (window.since !== null) { window.times.push(performance.now() - window.since); window.since = null; } })); }""")
+        place.addEventListener('load', () => requestAnimationFrame(() => { if (window.since !== null) { window.times.push(performance.now() - window.since); window.since = null; } }), true); }""")
     for key in keys:
         told = page.evaluate("window.times.length")
         page.keyboard.press(key)
