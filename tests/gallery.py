@@ -67,7 +67,7 @@ def ended_experiment(folder):
     for run in runs:
         for output in run.outputs:
             if not (folder/output).exists():
-                write_text(folder/output, "-\n")
+                write_text(folder/output, "{}\n")
         if run.stage == "train_unet":
             _unet(folder/run.out, store, len(run.name))
         results[run.name] = write_record(run, folder, results)["result"]

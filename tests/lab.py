@@ -52,7 +52,7 @@ def jupyterlab(folder, notebooks, environment=None):
     log = open(folder/"jupyterlab.log", "w")
     server = subprocess.Popen(command, stdout=log, stderr=log, env={**_environment(folder), **(environment or {})})
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
         while True:
             try:
                 urllib.request.urlopen(f"{address}/api/status", timeout=5)
@@ -63,7 +63,7 @@ def jupyterlab(folder, notebooks, environment=None):
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
         log.close()
 
 
@@ -75,6 +75,7 @@ def chromium_page(errors, width=1500, height=1000):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(120_000)
         page.on("console", lambda message: errors.append(f"{message.text} ({message.location.get('url')})") if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: None if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")) else errors.append(f"request to {request.url}"))
@@ -88,7 +89,7 @@ _NUMBERED = "[...document.querySelectorAll('.jp-InputPrompt')].filter(prompt => 
 def run_all(page, address, notebook):
     """Opens a notebook of `write_notebook` and runs it; returns when each of its cells has its number."""
     page.goto(f"{address}/lab/tree/{notebook}?reset")
-    page.wait_for_selector("text=/Python 3.* \\| Idle/", timeout=90_000)
+    page.wait_for_selector("text=/Python 3.* \\| Idle/", timeout=300_000)
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     for _ in range(20):
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -97,9 +98,9 @@ def run_all(page, address, notebook):
             break
         except Exception:      # what is asked for before the kernel listens is lost
             continue
-    wrong = "document.querySelector('.jp-OutputArea-output[data-mime-type*=error]')"
-    page.wait_for_function(f"{_NUMBERED} >= {cells} || {wrong}", timeout=120_000)
-    assert not page.evaluate(f"{wrong} && {wrong}.innerText"), page.evaluate(f"{wrong}.innerText")
+    wrong = "[...document.querySelectorAll('.jp-OutputArea-output')].map(output => output.innerText).find(text => text.includes('Traceback (most'))"
+    page.wait_for_function(f"{_NUMBERED} >= {cells} || {wrong}", timeout=300_000)
+    assert not page.evaluate(wrong), page.evaluate(wrong)
 
 
 class Widget:
@@ -127,7 +128,7 @@ class Widget:
                                        let text = ''; for (const byte of bytes) text += String.fromCharCode(byte); return btoa(text); }""")
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(coded))).convert("RGB"))
 
-    def changes(self, act, timeout=30_000):
+    def changes(self, act, timeout=120_000):
         """Does `act()`, waits for another picture, and returns (before, after)."""
         before, source = self.picture(), self.source()
         act()
@@ -142,6 +143,10 @@ class Widget:
     def choose(self, label, text):
         """Chooses from a dropdown."""
         self.labelled("widget-dropdown", label).locator("select").select_option(label=text)
+
+    def options(self, label):
+        """What a dropdown offers."""
+        return [text.replace("\xa0", " ") for text in self.labelled("widget-dropdown", label).locator("option").all_inner_texts()]
 
     def number(self, label, value):
         """Types a number into its box."""
@@ -197,6 +202,6 @@ def key_latencies(page, place, keys, pause=0.25):
     for key in keys:
         told = page.evaluate("window.times.length")
         page.keyboard.press(key)
-        page.wait_for_function(f"window.times.length > {told}", timeout=30_000)
+        page.wait_for_function(f"window.times.length > {told}", timeout=120_000)
         time.sleep(pause)
     return page.evaluate("window.times")
