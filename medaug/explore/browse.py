@@ -42,17 +42,17 @@ def worth_showing(images, percentiles=(0.1, 99.9)):
     few = [image.ravel()[::max(1, image.size//100_000)] for image in images]
     return np.array([np.percentile(pixels, percentiles) for pixels in few], np.float32)
 
-# %% ../../nbs/explore/01_browse.ipynb #2b05cdf3
+# %% ../../nbs/explore/01_browse.ipynb #76bc6830
 class StoredPatients:
-    """The patients of a `SliceStore`, as the networks see them. `units` says in what the window is set."""
+    """The patients of a `SliceStore`, square slices as the networks see them. `patient(id)` is a `ViewedPatient`; `units` says in what the window is set."""
 
     units = "% of the range"
 
     def __init__(self, store):
         self.store, self.patients, self.modalities, self.classes, self.title = store, store.patients, store.modalities, store.classes, store.dataset
+        self.patient = lru_cache(8)(self._patient)
 
-    def patient(self, id):
-        """The `ViewedPatient` with this id; its slices are square, as prepared."""
+    def _patient(self, id):
         numbers = self.store.slices([id])
         some, _ = self.store.batch(numbers[::max(1, len(numbers)//12)])
         return ViewedPatient(id, len(numbers), lambda number: self._slice(numbers[number]), worth_showing(some.numpy().swapaxes(0, 1)), (1.0, 1.0))
@@ -61,9 +61,9 @@ class StoredPatients:
         images, labels = self.store.batch([number])
         return images[0].numpy(), labels[0].numpy()
 
-# %% ../../nbs/explore/01_browse.ipynb #ab5d0ee3
+# %% ../../nbs/explore/01_browse.ipynb #2e89ab4b
 class RawPatients:
-    """The patients in the folder of a dataset as downloaded, in the scanner's intensities, cut into slices but not resized."""
+    """The patients in the folder of a dataset as downloaded, in the scanner's intensities, cut into slices but not resized. `patient(id)` is a `ViewedPatient`."""
 
     def __init__(self, dataset, root):
         self.dataset, self._files = dataset, {files.id: files for files in find_patients(dataset, root)}
