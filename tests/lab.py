@@ -185,13 +185,14 @@ class Widget:
 
     def save(self, name):
         """Writes `name` into the box, saves, and returns the line that tells of it."""
+        said = """([panel, name, before]) => [...panel.querySelectorAll('[role=status], [role=alert]')].map(line => line.innerText).find(text => text.includes(name) && text != before) || null"""
+        panel, name = self.panel.element_handle(), str(name)
+        before = self.page.evaluate(said, [panel, Path(name).name, None])
         box = self.labelled("widget-text", "save as").locator("input")
-        box.fill(str(name))
+        box.fill(name)
         box.press("Tab")
         self.panel.get_by_role("button", name="Save").click()
-        said = self.panel.locator("[role=status], [role=alert]", has_text=Path(name).name)
-        said.first.wait_for()
-        return said.first.inner_text()
+        return self.page.wait_for_function(said, arg=[panel, Path(name).name, before]).json_value()
 
 
 def key_latencies(page, place, keys, pause=0.25):
