@@ -138,7 +138,7 @@ def add_real_patients(dataset, store, split, generated):
 
     Training and validation patients join `imagesTr`, test patients lie in `imagesTs`. `splits_final.json` has one fold: trained on
     are the generated and the real training patients, validated on the real validation patients. It lies in the raw dataset;
-    nnU-Net wants it copied into its folder of the same name in `nnUNet_preprocessed`.
+    nnU-Net wants it copied into its folder of the same name in `nnUNet_preprocessed`. Raises `UserError` where a real patient has the name of a generated one.
     """
     clash = sorted({*split.train, *split.validation, *split.test} & set(generated))
     if clash:
