@@ -47,13 +47,14 @@ def peak():
 
 def main():
     warnings.simplefilter("ignore")
-    scores = pd.DataFrame(np.random.default_rng(0).random((BLOCKS, METHODS)).round(2), columns=[f"method {i:02}" for i in range(METHODS)])
+    scores = np.random.default_rng(0).random((BLOCKS, METHODS)) + np.linspace(0, 0.05, METHODS)     # with ties, and Friedman rejects
+    scores = pd.DataFrame(scores.round(2), columns=[f"method {i:02}" for i in range(METHODS)])
     start = peak()
     ours = best_of(lambda: (friedman(scores), nemenyi(scores), directions(scores)))
     memory = round(peak() - start, 1)
     peers = {
         "SciPy friedmanchisquare and scikit-posthocs posthoc_nemenyi_friedman": best_of(lambda: (scipy.stats.friedmanchisquare(*scores.to_numpy().T), posthoc_nemenyi_friedman(scores.to_numpy()))),
-        "autorank, force_mode nonparametric": best_of(lambda: autorank(scores, alpha=0.05, force_mode="nonparametric"), 1),
+        "autorank, force_mode nonparametric": best_of(lambda: autorank(scores, alpha=0.05, force_mode="nonparametric").pvalue, 1),
     }
     folder = Path(tempfile.mkdtemp())
     long = scores.rename_axis("patient").reset_index().melt("patient", var_name="method", value_name="dsc").assign(**{"dataset": "one", "class": "whole"})

@@ -63,9 +63,9 @@ def medaug(resolution, precision):
     from lightning_fabric import Fabric
     from medaug.gan.checkpoints import DataDescription, GanConfig
     from medaug.gan.steps import make_players, train_step
-    from medaug.gan.training import _keep_memory
+    from medaug.memory import keep_memory
     torch.set_flush_denormal(True)
-    _keep_memory()
+    keep_memory()
     base, largest, batch, _ = CASES[resolution]
     config = GanConfig("b-sg", resolution, batch=batch, ada=False, channel_base=base, channel_max=largest, precision="bf16-mixed" if precision == "bf16" else "32-true")
     data = DataDescription("none", ("a", "b"), ("c", "d"), resolution, ((0., 1.),)*2, 8, (1., 1., 1.), 2, ("p",), "none")

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['polynomial_mmd', 'kid', 'squared_distances', 'neighbour_radii', 'share_within', 'precision_recall',
-           'fidelity_to_real', 'mean_dice', 'mask_faithfulness']
+           'fidelity_to_real', 'pooled_dice', 'mask_faithfulness']
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #abe304b1
 import numpy as np
 import pandas as pd
+import torch
 
 from ..data.store import intensity_range
 from ..errors import UserError
@@ -95,21 +96,28 @@ def fidelity_to_real(store, patients, generated, features=None, subsets=100, siz
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/evaluation/02_fidelity.ipynb #efbb4402
-def mean_dice(trained, store, patients, what, batch=64):
-    """The DSC of each class that a `TrainedUNet` reaches on the slices of a store, averaged over `patients`: (classes,).
+def pooled_dice(trained, store, patients, what, batch=64):
+    """The DSC of each class that a `TrainedUNet` reaches on all slices of `patients` of a store together: (classes,), NaN for a class that no mask shows.
 
-    A patient's DSC is taken over all of its slices, as they are in the store.
+    Together, because a generated patient may lack a class altogether: a score for finding nothing there would say nothing of faithfulness.
     """
-    scores = [dice_score(predict_patient(trained, store, id, batch), store.patient(id).labels, len(store.classes)).numpy()
-              for id in progress(patients, what=what, unit="patient")]
-    return np.mean(scores, axis=0)
+    pairs = [(predict_patient(trained, store, id, batch).flatten(), torch.as_tensor(store.patient(id).labels).flatten()) for id in progress(patients, what=what, unit="patient")]
+    predicted, true = (torch.cat(parts) for parts in zip(*pairs))
+    there = np.array([bool((true == k + 1).any()) for k in range(len(store.classes))])
+    return np.where(there, dice_score(predicted, true, len(store.classes)).numpy(), np.nan)
+
+
+def _mean(values):
+    """The mean of those values that are numbers, NaN where there are none."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def mask_faithfulness(trained, generated, store, patients, batch=64):
-    """How well generated images show their masks: a DataFrame with the columns class, generated, real, ratio; the last row is the mean.
+    """How well generated images show their masks: a DataFrame with the columns class, generated, real, ratio.
 
     `trained`: a `TrainedUNet` that has seen real slices only; `generated`: the generated patients; `store`, `patients`: real test
-    patients, for comparison. `generated` and `real` are DSC, from 0 to 1. Raises `UserError` where the U-Net was trained with
+    patients, for comparison. `generated` and `real` are DSC over all slices together, from 0 to 1, NaN for a class that no mask
+    shows; the last row is the mean of the others. Raises `UserError` where the U-Net was trained with
     generated patients or has seen one of `patients`, and where the stores do not fit it.
     """
     if trained.config.generated:
@@ -117,7 +125,7 @@ def mask_faithfulness(trained, generated, store, patients, batch=64):
                         "take one trained on real patients only (BL)")
     if seen := sorted(set(patients) & set(trained.training_patients)):
         raise UserError("mask faithfulness", f"the U-Net was trained on {seen[0]}", "give test patients")
-    dsc = {"generated": mean_dice(trained, generated, generated.patients, "mask faithfulness", batch),
-           "real": mean_dice(trained, store, patients, "the same, real", batch)}
-    table = pd.DataFrame({"class": [*store.classes, "mean"], **{name: [*values, values.mean()] for name, values in dsc.items()}})
+    dsc = {"generated": pooled_dice(trained, generated, generated.patients, "mask faithfulness", batch),
+           "real": pooled_dice(trained, store, patients, "the same, real", batch)}
+    table = pd.DataFrame({"class": [*store.classes, "mean"], **{name: [*values, _mean(values)] for name, values in dsc.items()}})
     return table.assign(ratio=table.generated/table.real)

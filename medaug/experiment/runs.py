@@ -131,9 +131,9 @@ def _plan_generation(drawn, pipeline, prepared):
 def _plan_unet(drawn, method, prepared):
     experiment, settings = drawn.experiment, unet_settings(drawn.experiment)
     synthetic = f"../generated/{drawn.folder}/{method.pipeline}/store" if method.generated else ""
-    parameters = {"pipeline": method.pipeline, "augmentation": method.augmentation, "generated": method.generated, "synthetic": synthetic,
-                  "epochs": settings["epochs"], "batch": settings["batch"], "options": {k: v for k, v in settings.items() if k not in ("epochs", "batch")},
-                  "test": experiment.statistics.test}
+    parameters = {"pipeline": method.pipeline, "augmentation": method.augmentation, "generated": method.generated, "recipe": method.recipe,
+                  "synthetic": synthetic, "epochs": settings["epochs"], "batch": settings["batch"],
+                  "options": {key: value for key, value in settings.items() if key not in ("epochs", "batch", "recipe")}, "test": experiment.statistics.test}
     needs = [prepared, *([f"generate-{drawn.folder}-{method.pipeline}"] if method.generated else [])]
     run = drawn.run("train_unet", method.slug, f"train U-Net {method.name}", parameters, "unets", ["checkpoint.pt", "scores.csv"], needs)
     return dataclasses.replace(run, inputs=value_hash([experiment.row.flip, experiment.row.tolerance]))
