@@ -431,4 +431,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)    # the shells that nbdev made, one a notebook, would take longer to say goodbye than the whole build
