@@ -127,6 +127,22 @@ def _stands_still(cell):
     return cell.cell_type == "code" and re.search(r"^#\|\s*eval:\s*false", cell.source, re.M)
 
 
+def tidy_outputs(outputs):
+    """Outputs for reading: printed text in one piece, without progress bars, the complaints of libraries, and temporary folders."""
+    tidy = []
+    for output in outputs:
+        if output.output_type == "stream":
+            text = re.sub(rf"{re.escape(tempfile.gettempdir())}/tmp\w+/", "", output.text)
+            text = "".join(line for line in text.splitlines(True) if output.name == "stdout" or line.startswith("medaug:"))
+            if text and tidy and tidy[-1].output_type == "stream":
+                tidy[-1].text += text
+            elif text:
+                tidy.append(nbformat.v4.new_output("stream", name="stdout", text=text))
+        else:
+            tidy.append(output)
+    return tidy
+
+
 def execute(path, cache, package):
     """Executes one notebook in place, or takes its outputs from `cache`, whose key is what the notebook and the `package` hold."""
     kept = cache/f"{_content(path)[:16]}-{package[:16]}.ipynb"
@@ -142,6 +158,9 @@ def execute(path, cache, package):
     NotebookClient(notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in still:
         cell.cell_type = "code"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = tidy_outputs(cell.outputs)
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
     cache.mkdir(parents=True, exist_ok=True)
@@ -184,12 +203,15 @@ def working_copy(folder):
     return folder
 
 
-def process(work, jobs):
-    """nbdev's processing of a working copy; returns the folder of processed notebooks."""
+def process(work):
+    """nbdev's processing of a working copy; returns the folder of processed notebooks.
+
+    In this process (`n_workers=0`): nbdev's workers import everything anew for each notebook, which takes four times as long.
+    """
     from nbdev.serve import proc_nbs
 
     with contextlib.chdir(work):
-        return Path(proc_nbs(n_workers=max(jobs, 1), force=True))
+        return Path(proc_nbs(n_workers=0, force=True))
 
 
 def front_matter(notebook):
@@ -211,12 +233,14 @@ def _one_line(value):
 
 def constants_cell(name):
     """A Markdown cell on the public names of the module `name` that are no functions or classes of its own; None where there are none."""
+    from medaug._modidx import d
+
     module, rows = importlib.import_module(name), []
     for public in getattr(module, "__all__", ()):
         value = getattr(module, public)
         home = getattr(value, "__module__", name)
-        if not (callable(value) and home == name):
-            elsewhere = callable(value) and home.startswith("medaug.")
+        if not (callable(value) and home == name and f"{name}.{public}" in d["syms"][name]):
+            elsewhere = callable(value) and home.startswith("medaug.") and home != name
             rows.append(f"| `{public}` | {f'of [`{home}.{public}`]({doc_link(home, public)})' if elsewhere else _one_line(value)} |")
     text = "\n".join(["## Other public names", "", "| name | value |", "|---|---|", *rows])
     return nbformat.v4.new_markdown_cell(text) if rows else None
@@ -371,7 +395,7 @@ def build_with_sphinx(source, out, website):
     settings = {"extensions": ["myst_parser", "_build_docs"], "project": website["title"], "html_title": website["title"], "html_theme": "furo", "language": "en",
                 "html_math_renderer": "mathml", "myst_enable_extensions": ["dollarmath", "attrs_inline"], "myst_heading_anchors": 4,
                 "myst_dmath_double_inline": True, "highlight_language": "none", "html_copy_source": False, "html_show_sourcelink": False,
-                "html_show_sphinx": False, "suppress_warnings": ["myst.header", "misc.highlighting_failure"], "html_baseurl": website["site-url"]}
+                "html_show_sphinx": False, "html_use_index": False, "suppress_warnings": ["myst.header", "misc.highlighting_failure"], "html_baseurl": website["site-url"]}
     warnings = io.StringIO()
     app = Sphinx(str(source), None, str(out), str(source/".doctrees"), "html", confoverrides=settings, status=None, warning=warnings)
     app.build()
@@ -385,7 +409,7 @@ def build(out, patterns=("all",), jobs=2, cache=CHECKOUT/"_proc"/"executed", qua
         os.environ["PYTHONPATH"] = os.pathsep.join([str(work), str(work/"nbs"), os.environ.get("PYTHONPATH", "")])
         sys.path[:0] = [str(work), str(work/"nbs")]
         execute_notebooks(work, list(patterns), Path(cache), jobs)
-        processed = process(work, jobs)
+        processed = process(work)
         complete(work, processed)
         if quarto:
             subprocess.run(["quarto", "render", processed, "--output-dir", out], check=True)
@@ -407,4 +431,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)    # the shells that nbdev made, one a notebook, would take longer to say goodbye than the whole build

@@ -309,7 +309,7 @@ LEAST_SHARE = 4e-4
 
 
 def paint_patient(region, shape, *seed):
-    """A `Canvas` of `shape` with the body of the patient that `seed` tells, in which every foreground class can be found."""
+    """A `Canvas` of `shape` with the body of the patient that `seed` tells, in which every foreground class can be found; `ValueError` if there is none."""
     from medaug.seeds import numpy_generator
 
     for attempt in range(100):

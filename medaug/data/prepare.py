@@ -44,7 +44,7 @@ def correct_bias_field(image, spacing=(1.0, 1.0, 1.0), shrink=4, iterations=(50,
 
 # %% ../../nbs/data/06_prepare.ipynb #c65e7503
 def z_score(image, voxels):
-    """`image` shifted and scaled so that its mean is 0 and its standard deviation 1 over `voxels` (a mask).
+    """`image` (any shape) shifted and scaled so that its mean is 0 and its standard deviation 1 over `voxels` (a mask).
 
     Raises `ValueError` where these voxels are all the same.
     """

@@ -205,7 +205,7 @@ def _reoriented(array, transform):
 
 
 def to_canonical(volume):
-    """The same `Volume` with its axes in the closest RAS order; nothing is interpolated."""
+    """The same `Volume`, (X, Y, Z) or (X, Y, Z, M), with its axes in the closest RAS order; nothing is interpolated."""
     transform = nib.io_orientation(volume.affine)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(transform, volume.array.shape[:3])
     return Volume(_reoriented(volume.array, transform), affine)

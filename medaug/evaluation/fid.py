@@ -93,7 +93,7 @@ TO_HELD_OUT, HELD_OUT_SCALE = ", generated to held-out", ", training to held-out
 
 
 def modality_statistics(store, slices, features, ranges, batch=64):
-    """The `FeatureStatistics` of each modality over the slices with these numbers; `ranges` as in `to_grey`."""
+    """The `FeatureStatistics` of each modality over the slices with these numbers; `ranges` (M, 2) as in `to_grey`."""
     statistics = [FeatureStatistics(features.dimension) for _ in store.modalities]
     for vectors in feature_batches(store, slices, features, ranges, batch):
         for modality, statistic in enumerate(statistics):

@@ -40,7 +40,7 @@ def fingerprints(images, ranges, size=32):
 
 # %% ../../nbs/evaluation/03_memorisation.ipynb #7aa49528
 def fingerprint_batches(store, slices, ranges, size, batch):
-    """Yields the `fingerprints` of the slices with these numbers, `batch` at a time."""
+    """Yields the `fingerprints` (n, F) of the slices with these numbers, `batch` at a time."""
     for images, _ in read_ahead(store.batch, [slices[first:first + batch] for first in range(0, len(slices), batch)]):
         yield fingerprints(images, ranges, size)
 

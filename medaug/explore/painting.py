@@ -36,7 +36,7 @@ def structure_at(labels, place, together=True):
 
 
 def around(labels, structure):
-    """The class that surrounds a structure: the most frequent one of the pixels that touch it; the background where there are none."""
+    """The class that surrounds a `structure`, a mask (R, R) on the label map (R, R): the most frequent one of the pixels that touch it; the background where there are none."""
     ring = ndimage.binary_dilation(structure) & ~structure
     return int(np.bincount(labels[ring]).argmax()) if ring.any() else 0
 
@@ -120,7 +120,7 @@ def _factor(structure, key):
 
 
 def structures(labels, together=True):
-    """A place in each structure of a label map, in the order of reading."""
+    """A place (row, column) in each structure of a label map (R, R), in the order of reading."""
     places, seen = [], np.zeros(labels.shape, bool)
     for row, column in np.argwhere(labels):
         if not seen[row, column]:

@@ -86,7 +86,7 @@ def _short(ids):
 
 
 def differences_figure(differences, method, baseline, score="dsc"):
-    """A bar a patient for the improvements of `improvement`, worst first, with their median as a line."""
+    """A bar a patient for the `differences` that `improvement` gives, one number a patient, worst first, with their median as a line."""
     figure = Figure((9, 2.6))
     ax = figure.add_axes((0.08, 0.2, 0.9, 0.68))
     ax.bar(range(len(differences)), differences, color=np.where(differences > 0, "#0072B2", "#D55E00"), width=0.8)

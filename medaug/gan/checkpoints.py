@@ -48,7 +48,7 @@ def scaled_images(images, intensity_range):
 
 
 def unscaled_images(images, intensity_range):
-    """The inverse of `scaled_images`, for images in [-1, 1]; beyond that they are clipped."""
+    """The inverse of `scaled_images`, for images (N, M, R, R) in [-1, 1]; beyond that they are clipped."""
     low, high = torch.as_tensor(np.asarray(intensity_range), dtype=images.dtype)[:, :, None, None].unbind(1)
     return (images.clamp(-1, 1) + 1)/2*(high - low) + low
 

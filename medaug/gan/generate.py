@@ -55,7 +55,7 @@ def find_masks(folder):
 
 
 def read_masks(path, data):
-    """The label maps (D, R, R), uint8, in a NIfTI file, which must lie on the grid of the GAN described by `data`."""
+    """The label maps (D, R, R), uint8, in a NIfTI file, which must lie on the grid of the GAN described by `data`; else `UserError`."""
     slices = volume_to_slices(to_canonical(read_volume(path)).array, data.slice_axis)
     if slices.shape[1:] != (data.resolution, data.resolution):
         raise UserError(path, f"has slices of {slices.shape[1]} × {slices.shape[2]}, the GAN's are {data.resolution} × {data.resolution}",

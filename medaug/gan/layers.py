@@ -15,12 +15,12 @@ from torch import nn
 
 # %% ../../nbs/gan/00_layers.ipynb #f1f7cf2b
 def leaky_relu(x, gain=math.sqrt(2)):
-    """Leaky ReLU of slope 0.2, times `gain` (√2 keeps the variance of a centred signal near 1)."""
+    """Leaky ReLU of slope 0.2 of `x`, any shape, times `gain` (√2 keeps the variance of a centred signal near 1)."""
     return F.leaky_relu(x, 0.2) * gain
 
 
 def clamped(x, limit):
-    """x with magnitudes above `limit` set to it; x itself for None."""
+    """`x`, any shape, with magnitudes above `limit` set to it; x itself for None."""
     return x if limit is None else x.clamp(-limit, limit)
 
 # %% ../../nbs/gan/00_layers.ipynb #cba89de8
