@@ -52,7 +52,7 @@ def jupyterlab(folder, notebooks, environment=None):
     log = open(folder/"jupyterlab.log", "w")
     server = subprocess.Popen(command, stdout=log, stderr=log, env={**_environment(folder), **(environment or {})})
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
         while True:
             try:
                 urllib.request.urlopen(f"{address}/api/status", timeout=5)
@@ -63,7 +63,7 @@ def jupyterlab(folder, notebooks, environment=None):
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
         log.close()
 
 
@@ -75,6 +75,7 @@ def chromium_page(errors, width=1500, height=1000):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(120_000)
         page.on("console", lambda message: errors.append(f"{message.text} ({message.location.get('url')})") if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: None if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")) else errors.append(f"request to {request.url}"))
@@ -88,7 +89,7 @@ _NUMBERED = "[...document.querySelectorAll('.jp-InputPrompt')].filter(prompt => 
 def run_all(page, address, notebook):
     """Opens a notebook of `write_notebook` and runs it; returns when each of its cells has its number."""
     page.goto(f"{address}/lab/tree/{notebook}?reset")
-    page.wait_for_selector("text=/Python 3.* \\| Idle/", timeout=90_000)
+    page.wait_for_selector("text=/Python 3.* \\| Idle/", timeout=300_000)
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     for _ in range(20):
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -97,9 +98,9 @@ def run_all(page, address, notebook):
             break
         except Exception:      # what is asked for before the kernel listens is lost
             continue
-    wrong = "document.querySelector('.jp-OutputArea-output[data-mime-type*=error]')"
-    page.wait_for_function(f"{_NUMBERED} >= {cells} || {wrong}", timeout=120_000)
-    assert not page.evaluate(f"{wrong} && {wrong}.innerText"), page.evaluate(f"{wrong}.innerText")
+    wrong = "[...document.querySelectorAll('.jp-OutputArea-output')].map(output => output.innerText).find(text => text.includes('Traceback (most'))"
+    page.wait_for_function(f"{_NUMBERED} >= {cells} || {wrong}", timeout=300_000)
+    assert not page.evaluate(wrong), page.evaluate(wrong)
 
 
 class Widget:
@@ -127,7 +128,7 @@ class Widget:
                                        let text = ''; for (const byte of bytes) text += String.fromCharCode(byte); return btoa(text); }""")
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(coded))).convert("RGB"))
 
-    def changes(self, act, timeout=30_000):
+    def changes(self, act, timeout=120_000):
         """Does `act()`, waits for another picture, and returns (before, after)."""
         before, source = self.picture(), self.source()
         act()
@@ -138,6 +139,45 @@ class Widget:
         """Presses a key on a slider's handle."""
         self.handle(label).focus()
         self.page.keyboard.press(key)
+
+    def choose(self, label, text):
+        """Chooses from a dropdown."""
+        self.labelled("widget-dropdown", label).locator("select").select_option(label=text)
+
+    def options(self, label):
+        """What a dropdown offers."""
+        return [text.replace("\xa0", " ") for text in self.labelled("widget-dropdown", label).locator("option").all_inner_texts()]
+
+    def number(self, label, value):
+        """Types a number into its box."""
+        box = self.labelled("widget-text", label).locator("input")
+        box.fill(str(value))
+        box.press("Enter")
+
+    def canvas(self):
+        return self.panel.locator("canvas.medaug-canvas")
+
+    def tool(self, name):
+        self.panel.get_by_role("button", name=name, exact=True).click()
+
+    def stroke(self, places, size=64):
+        """Draws with the mouse through places (row, column) in pixels of the label map."""
+        self.canvas().scroll_into_view_if_needed()
+        box = self.canvas().bounding_box()
+        points = [(box["x"] + column/size*box["width"], box["y"] + row/size*box["height"]) for row, column in places]
+        self.page.mouse.move(*points[0])
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*point, steps=6)
+        self.page.mouse.up()
+
+    def settle(self, quiet=0.4):
+        """Waits until the picture has not changed for `quiet` seconds."""
+        source, since = self.source(), time.monotonic()
+        while time.monotonic() - since < quiet:
+            time.sleep(0.05)
+            if self.source() != source:
+                source, since = self.source(), time.monotonic()
 
     def text(self):
         """What the panel says."""
@@ -154,14 +194,14 @@ class Widget:
         return said.first.inner_text()
 
 
-def key_latencies(page, widget, keys, pause=0.25):
-    """Milliseconds from each key on the focused control to the next picture of `widget` on the screen."""
-    widget.image.evaluate("""image => { window.times = []; window.since = null;
+def key_latencies(page, place, keys, pause=0.25):
+    """Milliseconds from each key on the focused control to the next picture on the screen below the locator `place`."""
+    place.evaluate("""place => { window.times = []; window.since = null;
         document.addEventListener('keydown', () => { window.since = performance.now(); }, true);
-        image.addEventListener('load', () => requestAnimationFrame(() => { if (window.since !== null) { window.times.push(performance.now() - window.since); window.since = null; } })); }""")
+        place.addEventListener('load', () => requestAnimationFrame(() => { if (window.since !== null) { window.times.push(performance.now() - window.since); window.since = null; } }), true); }""")
     for key in keys:
         told = page.evaluate("window.times.length")
         page.keyboard.press(key)
-        page.wait_for_function(f"window.times.length > {told}", timeout=30_000)
+        page.wait_for_function(f"window.times.length > {told}", timeout=120_000)
         time.sleep(pause)
     return page.evaluate("window.times")

@@ -6,7 +6,7 @@
 __all__ = ['ViewedPatient', 'worth_showing', 'StoredPatients', 'RawPatients', 'open_patients', 'window_of', 'slice_picture',
            'part_of', 'patient_options', 'browse_dataset']
 
-# %% ../../nbs/explore/01_browse.ipynb #c88e90a2
+# %% ../../nbs/explore/01_browse.ipynb #7c27011b
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +16,9 @@ import ipywidgets
 import numpy as np
 
 from ..data.datasets import find_dataset, find_patients
-from ..data.splits import Split
+from ..data.patients import read_patient
 from ..data.store import SliceStore
-from ..data.volumes import read_patient, slice_spacing, voxel_size, volume_to_slices
+from ..data.volumes import voxel_size, volume_to_slices
 from ..errors import UserError
 from .panel import Panel, class_boxes, in_proportion, picture_grid, told, windowed
 from ..gan.samples import paint_labels

@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'MEAN', 'MISTAKES', 'open_scores', 'scores_in', 'of_class', 'improvement', 'worst_first',
            'differences_figure', 'differences_told', 'mistakes', 'prediction_picture', 'Predictions', 'explore_results']
 
-# %% ../../nbs/explore/06_results.ipynb #ea07033b
+# %% ../../nbs/explore/06_results.ipynb #87acd649
 from dataclasses import dataclass
 from functools import lru_cache
 from os.path import commonprefix
@@ -26,9 +26,9 @@ from ..report.figures import method_means_figure
 from ..seg.predict import load_unet
 from ..seg.training import predict_labels
 from ..stats.effects import default_baselines, paired_effects
-from ..stats.score_table import checked_table, order_datasets, read_scores, score_blocks
+from ..stats.score_table import better_direction, checked_table, order_datasets, read_scores, score_blocks, sized_errors
 
-# %% ../../nbs/explore/06_results.ipynb #4133fb40
+# %% ../../nbs/explore/06_results.ipynb #0bdd57ed
 SCORES = ("dsc", "nsd", "hd95")
 MEAN = "mean over classes"
 
@@ -36,9 +36,10 @@ MEAN = "mean over classes"
 def open_scores(source, score="dsc"):
     """The checked long table (see `checked_table`) of one score of an experiment's folder, a CSV file or a DataFrame; rows whose score is no finite number are left out."""
     if isinstance(source, pd.DataFrame):
-        return checked_table(source, score, missing="drop")
-    path = Path(source)
-    return read_scores(path/"scores.csv" if path.is_dir() else path, score, missing="drop")
+        table = checked_table(source, score, missing="drop")
+    else:
+        table = read_scores(Path(source)/"scores.csv" if Path(source).is_dir() else source, score, missing="drop")
+    return sized_errors(table, score, better_direction(score))
 
 
 def scores_in(source):
@@ -61,16 +62,20 @@ def of_class(table, dataset, chosen=MEAN, score="dsc"):
     table = table if chosen == MEAN else table[table["class"] == chosen]
     return score_blocks(table, dataset, "patient", score, missing="drop")
 
-# %% ../../nbs/explore/06_results.ipynb #dd9c35c0
+# %% ../../nbs/explore/06_results.ipynb #ff6ab137
+def _sign(score):
+    """1 where a higher score is the better one, -1 where a lower one is."""
+    return 1 if better_direction(score) == "higher" else -1
+
+
 def improvement(wide, method, baseline, score="dsc"):
     """By how much `method` is better than `baseline` in each patient of a table patients × methods: a Series, worst first."""
-    sign = -1 if score == "hd95" else 1
-    return (sign*(wide[method] - wide[baseline])).sort_values(kind="stable")
+    return (_sign(score)*(wide[method] - wide[baseline])).sort_values(kind="stable")
 
 
 def worst_first(wide, method, score="dsc"):
     """The scores of `method`, those of the worst patients first."""
-    return wide[method].sort_values(ascending=score != "hd95", kind="stable")
+    return wide[method].sort_values(ascending=_sign(score) > 0, kind="stable")
 
 # %% ../../nbs/explore/06_results.ipynb #0fde6018
 def _short(ids):
@@ -95,12 +100,12 @@ def differences_figure(differences, method, baseline, score="dsc"):
     ax.tick_params(labelsize=7)
     return figure
 
-# %% ../../nbs/explore/06_results.ipynb #15f65b61
+# %% ../../nbs/explore/06_results.ipynb #2cd1f60f
 def differences_told(wide, method, baseline, score="dsc"):
     """The differences in a sentence: the median with its interval, in how many patients, and whether it could be chance."""
     if len(wide) < 2:
         return f"{len(wide)} patient: too few to tell"
-    row = paired_effects(wide[[baseline, method]]*(-1 if score == "hd95" else 1), baseline).loc[method]
+    row = paired_effects(wide[[baseline, method]]*_sign(score), baseline).loc[method]
     return (f"median improvement {row.difference:+.3f} (95 % interval {row.low:+.3f} to {row.high:+.3f}), better in {row.improved:.0%} and worse in {row.worsened:.0%} of "
             f"{len(wide)} patients, p = {row.pvalue:.2g} (Wilcoxon's signed-rank test of this pair alone)")
 
@@ -183,7 +188,7 @@ def _offer(dropdown, options, otherwise):
         dropdown.options = options
         dropdown.value = value
 
-# %% ../../nbs/explore/06_results.ipynb #e0b44be0
+# %% ../../nbs/explore/06_results.ipynb #31b42dd0
 def _choose(source):
     """The `_Chosen` of a source of scores."""
     tables = {score: open_scores(source, score) for score in scores_in(source)}
@@ -200,7 +205,7 @@ def _scores_panel(chosen):
     """Mean scores of all methods."""
     def draw(**_):
         wide = chosen.wide()
-        best = wide.mean().idxmin() if chosen.score.value == "hd95" else wide.mean().idxmax()
+        best = (wide.mean()*_sign(chosen.score.value)).idxmax()
         left_out = f"; {wide.attrs['dropped']} patients without a score of every method left out" if wide.attrs["dropped"] else ""
         return (figure_picture(method_means_figure({chosen.dataset.value: wide}, chosen.score.value.upper())),
                 f"{chosen.dataset.value}, {chosen.chosen.value}: {len(wide)} patients, best mean {wide[best].mean():.3f} ({best}){left_out}")

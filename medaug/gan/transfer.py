@@ -30,7 +30,7 @@ def _fitted(own, found, extra):
     """`found` in the shape of `own`: as it is, or with zeros for `extra` inputs of a mask; None where it doesn't fit."""
     if own.shape == found.shape:
         return found
-    if not extra or own.dim() != found.dim() or [a - b for a, b in zip(own.shape, found.shape) if a != b] != [extra]:
+    if extra <= 0 or own.dim() != found.dim() or [a - b for a, b in zip(own.shape, found.shape) if a != b] != [extra]:
         return None
     # affines give a style for each channel of the mask: theirs stay as they were drawn
     fitted = torch.zeros_like(own) if own.dim() == 4 else own.clone()
