@@ -91,5 +91,5 @@ def test_a_generator_that_saw_a_test_patient_stops_the_run(folder, monkeypatch):
 
 def test_a_dry_run_names_them(folder):
     told = []
-    assert run_experiment(folder/"mine.yaml", folder/"planned", dry_run=True, say=told.append) == 0
+    assert run_experiment(folder/"mine.yaml", folder/"planned", dry_run=True, show=told.append) == 0
     assert "take over DIFFUSION" in "\n".join(map(str, told))
