@@ -39,7 +39,7 @@ train_unet(store, split_patients(store.patients, len(store.patients), seed=0), c
 def _prepared(folder, name, patients, size, depth, resolution):
     row = find_dataset(name)
     write_phantom(row, folder/name, patients=patients, size=size, depth=depth, progress_bar=False)
-    return prepare_dataset(row, folder/name, folder/f"{name}-store", resolution=resolution, progress_bar=False)
+    return prepare_dataset(row, folder/name, folder/f"{name}-store", resolution=resolution, iterations=(10,), progress_bar=False)
 
 
 @pytest.fixture(scope="module")
