@@ -26,7 +26,7 @@ from medaug.seg.dice import dice_score
 from medaug.seg.predict import load_unet
 from medaug.seg.training import train_unet
 
-PLAIN = UNetConfig(epochs=24, batch=16, width=12, depth=3, learning_rate=5e-3, per_class=True)
+PLAIN = UNetConfig(epochs=18, batch=16, width=8, depth=3, learning_rate=0.01, per_class=True)
 
 
 def best_thresholds(store, patients):
@@ -72,7 +72,7 @@ def unet_dsc(store, split, out, config):
 def variants(split):
     """What is trained: name → (split, config)."""
     third = Split(split.train[:4], split.validation, split.test)
-    return {"12 patients, 24 epochs": (split, PLAIN), "with augmentation": (split, replace(PLAIN, augmentation=True)),
+    return {"12 patients, 18 epochs": (split, PLAIN), "with augmentation": (split, replace(PLAIN, augmentation=True)),
             "4 patients, as many steps": (third, replace(PLAIN, epochs=3*PLAIN.epochs)),
             "4 patients, as many steps, with augmentation": (third, replace(PLAIN, epochs=3*PLAIN.epochs, augmentation=True)),
             "6 epochs": (split, replace(PLAIN, epochs=6)), "2 epochs": (split, replace(PLAIN, epochs=2))}
