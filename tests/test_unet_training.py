@@ -1,5 +1,4 @@
 """A U-Net's training: killed at any moment it ends with the same bits; several processes give the same gradient; and it learns what it should."""
-import itertools
 import os
 import random
 import signal
@@ -7,10 +6,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 
+from conftest import CHECKOUT
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset
@@ -18,10 +17,13 @@ from medaug.data.splits import Split, split_patients
 from medaug.evaluation.scores import score_test_patients
 from medaug.seeds import torch_generator
 from medaug.seg.accumulation import accumulate_gradient
-from medaug.seg.dice import dice_score, one_hot
+from medaug.seg.dice import one_hot
 from medaug.seg.predict import load_unet
 from medaug.seg.training import UNetConfig, train_unet
 from medaug.seg.unet import UNet
+
+sys.path.insert(0, str(CHECKOUT/"benchmarks"))
+from unet_phantom import threshold_dsc  # noqa: E402
 
 TRAIN = """
 import sys
@@ -37,7 +39,7 @@ train_unet(store, split_patients(store.patients, len(store.patients), seed=0), c
 def _prepared(folder, name, patients, size, depth, resolution):
     row = find_dataset(name)
     write_phantom(row, folder/name, patients=patients, size=size, depth=depth, progress_bar=False)
-    return prepare_dataset(row, folder/name, folder/f"{name}-store", resolution=resolution, progress_bar=False)
+    return prepare_dataset(row, folder/name, folder/f"{name}-store", resolution=resolution, iterations=(10,), progress_bar=False)
 
 
 @pytest.fixture(scope="module")
@@ -109,32 +111,6 @@ def test_two_processes_train_a_unet(hearts, tmp_path):
     assert trained.dsc > 0.4 and trained.training_patients == split.train
 
 
-def _best_threshold(store, patients):
-    """For each class the modality and the interval of intensities that find it best in the training patients."""
-    images, labels = store.batch(store.slices(patients))
-    chosen = []
-    for index in range(1, len(store.classes) + 1):
-        scores = {}
-        for modality in range(len(store.modalities)):
-            levels = np.quantile(images[:, modality].numpy(), np.linspace(0, 1, 41)).tolist()
-            for low, high in itertools.combinations(sorted(set(levels)), 2):
-                found = (images[:, modality] >= low) & (images[:, modality] <= high)
-                scores[modality, low, high] = dice_score(found.byte(), (labels == index).byte(), 1).item()
-        chosen.append(max(scores, key=scores.get))
-    return chosen
-
-
-def _threshold_dsc(store, split):
-    """The mean DSC over test patients and classes of the best thresholds of the training patients."""
-    chosen, scores = _best_threshold(store, split.train), []
-    for id in split.test:
-        patient = store.patient(id)
-        for index, (modality, low, high) in enumerate(chosen, start=1):
-            found = (patient.images[:, modality] >= low) & (patient.images[:, modality] <= high)
-            scores.append(dice_score(found.byte(), (patient.labels == index).byte(), 1).item())
-    return float(np.mean(scores))
-
-
 SMALL = UNetConfig(epochs=12, batch=16, width=8, depth=3, learning_rate=0.01, per_class=True)
 
 
@@ -149,7 +125,7 @@ def test_a_unet_finds_what_a_threshold_cannot(name, tmp_path):
     store = _prepared(tmp_path, name, patients=20, size=64, depth=16, resolution=64)
     split = split_patients(store.patients, 20, seed=0)
     assert len(split.train) == 12
-    by_threshold, by_unet = _threshold_dsc(store, split), _unet_dsc(store, split, tmp_path/"unet")
+    by_threshold, by_unet = threshold_dsc(store, split), _unet_dsc(store, split, tmp_path/"unet")
     print(f"{name}: threshold {by_threshold:.2f}, U-Net {by_unet:.2f}")
     assert by_unet > by_threshold + 0.1
     if name == "brats20":

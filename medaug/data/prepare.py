@@ -76,6 +76,7 @@ class _Job:
     resolution: int
     shrink: int
     iterations: tuple[int, ...]
+    mapping: tuple[tuple[float, float], ...] | None = None
 
     def key(self):
         """What identifies the input of this job: content and settings."""
@@ -83,7 +84,7 @@ class _Job:
                ("type", "modalities", "classes", "labels", "intensity", "window", "n4", "slice_axis", "structures")}
         n4 = (self.shrink, self.iterations) if self.dataset.n4 else None
         try:
-            return value_hash([_VERSION, content_hash(*self.files.all), row, self.resolution, n4])
+            return value_hash([_VERSION, content_hash(*self.files.all), row, self.resolution, n4, *([self.mapping] if self.mapping else [])])
         except OSError as error:
             raise UserError(error.filename, f"could not be read ({error.strerror})", "look at its permissions and at the disk") from None
 
@@ -96,7 +97,9 @@ def _is_stored(store_path, id, key):
 
 # %% ../../nbs/data/06_prepare.ipynb #21664384
 def _networks_see(patient, job):
-    """The patient's images (M, X, Y, Z) after bias field correction and scaling of intensities."""
+    """The patient's images (M, X, Y, Z) after bias field correction and scaling of intensities, or after the job's own mapping."""
+    if job.mapping:
+        return np.stack([factor*image + offset for image, (factor, offset) in zip(patient.images, job.mapping)])
     spacing = np.sqrt((patient.affine[:3, :3] ** 2).sum(axis=0))
     images = []
     for image, modality, path in zip(patient.images, job.dataset.modalities, job.files.images * len(patient.images)):
@@ -165,11 +168,12 @@ def _do(jobs, work, processes, what, progress_bar):
 
 # %% ../../nbs/data/06_prepare.ipynb #5d4614e6
 def prepare_dataset(dataset, root, store_path, resolution=256, processes=None, patients=None, shrink=4,
-                    iterations=(50, 50, 50, 50), progress_bar=True):
+                    iterations=(50, 50, 50, 50), progress_bar=True, mapping=None):
     """Prepares the patients of `dataset` (a row) found in `root` into the store at `store_path`; returns its `SliceStore`.
 
     `resolution` R is the size of the square slices, `patients` the ids wanted (all by default), `shrink` and `iterations`
-    those of N4. On `processes` processes (all cores by default). A second run does what is new or has changed, by content.
+    those of N4. `mapping` holds a (factor, offset) for each modality, in place of N4, window and scaling. On `processes`
+    processes (all cores by default). A second run does what is new or has changed, by content.
     Raises `UserError`, naming the file, for a patient that cannot be read; the others are prepared all the same.
     """
     if not 4 <= resolution <= 4096:
@@ -177,7 +181,7 @@ def prepare_dataset(dataset, root, store_path, resolution=256, processes=None, p
     store_path = Path(store_path)
     found = find_patients(dataset, root)
     chosen = found if patients is None else _chosen(found, patients, root)
-    jobs = [_Job(dataset, files, store_path, resolution, shrink, tuple(iterations)) for files in chosen]
+    jobs = [_Job(dataset, files, store_path, resolution, shrink, tuple(iterations), mapping) for files in chosen]
     _make_folder(store_path)
     _tidy(store_path, {files.id for files in found})
     todo = _to_do(jobs)

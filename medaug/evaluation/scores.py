@@ -8,16 +8,18 @@ __all__ = ['box_around', 'surface_scores', 'score_patient', 'score_test_patients
 # %% ../../nbs/evaluation/00_scores.ipynb #0027a042
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ..data.datasets import find_dataset
 from ..data.store import to_original
 from ..data.volumes import voxel_size
 from ..progress import progress
 from ..seg.dice import dice_score
-from ..seg.predict import predict_patient
+from ..seg.predict import predict_patient, write_prediction
 
 # %% ../../nbs/evaluation/00_scores.ipynb #eb51fa18
 def box_around(*masks, margin=1):
@@ -69,15 +71,18 @@ def score_patient(predicted, true, spacing, classes, tolerance):
     return pd.DataFrame(rows, columns=["class", "dsc", "hd95", "nsd", "volume_error"])
 
 # %% ../../nbs/evaluation/00_scores.ipynb #bf0abb1a
-def score_test_patients(trained, store, split, tolerance, batch=64):
+def score_test_patients(trained, store, split, tolerance, batch=64, predictions=None, dataset=None):
     """The scores of a `TrainedUNet` on every patient of `split.test`: a DataFrame with the columns patient, class, dsc, hd95, nsd, volume_error.
 
     Whole volumes in the original geometry. `tolerance`: of the NSD, mm, from the dataset's row. `batch`: slices in memory at a time.
+    `predictions`: a folder for the predicted label maps, `<patient>.nii.gz` in the grid and the label values of the source file;
+    the values are those of `dataset`, a row (by default that of the store's name).
     """
-    tables = []
+    tables, row = [], predictions and find_dataset(dataset or store.dataset)
     for id in progress(split.test, what="scores", unit="patient"):
-        patient = store.patient(id)
-        predicted = to_original(predict_patient(trained, store, id, batch), patient)
-        table = score_patient(predicted, patient.original_labels, tuple(voxel_size(patient.affine)), store.classes, tolerance)
+        patient, slices = store.patient(id), predict_patient(trained, store, id, batch)
+        if predictions:
+            write_prediction(slices, patient, row, Path(predictions)/f"{id}.nii.gz")
+        table = score_patient(to_original(slices, patient), patient.original_labels, tuple(voxel_size(patient.affine)), store.classes, tolerance)
         tables.append(table.assign(patient=id))
     return pd.concat(tables, ignore_index=True)[["patient", "class", "dsc", "hd95", "nsd", "volume_error"]]

@@ -74,11 +74,34 @@ def _check(given):
     return 1 if problems else 0
 
 
+def _intensities(text):
+    """What --intensities means: a word, two numbers, or None."""
+    low, comma, high = (text or "").partition(",")
+    try:
+        return (float(low), float(high)) if comma else text
+    except ValueError:
+        raise UserError(f"--intensities {text}", "is not two numbers", "give scanner, store, or LOW,HIGH such as 0,1") from None
+
+
+def _ids(path):
+    """The words of a text file, or None."""
+    try:
+        return Path(path).read_text(encoding="utf-8").split() if path else None
+    except OSError as error:
+        raise UserError(path, f"could not be read ({error.strerror})", "give a text file with the patients' ids") from None
+
+
 def _prepare(given):
-    """Turn raw volumes into a slice store."""
+    """Turn raw volumes into a slice store; with --like, synthetic patients of any origin into one that fits."""
     from medaug.data.datasets import find_dataset
     from medaug.data.prepare import prepare_dataset
 
+    if given.like:
+        from medaug.data.store import SliceStore
+        from medaug.data.synthetic import store_synthetic
+
+        _say(store_synthetic(given.root, given.store, SliceStore(given.like), given.dataset, _intensities(given.intensities), _ids(given.seen), given.jobs))
+        return 0
     _say(prepare_dataset(find_dataset(given.dataset), given.root, given.store, given.resolution, given.jobs, shrink=given.shrink))
     return 0
 
@@ -153,7 +176,10 @@ _DATA = {
         _DATASET, _argument("root", metavar="ROOT"), _argument("store", metavar="STORE"),
         _argument("--resolution", type=int, default=256, metavar="R", help="size of the square slices (default: 256)"),
         _argument("--shrink", type=int, default=4, metavar="F", help="shrink factor of the bias field correction (default: 4)"),
-        _argument("--jobs", type=int, metavar="N", help="patients prepared at a time (default: all cores)")]),
+        _argument("--jobs", type=int, metavar="N", help="patients prepared at a time (default: all cores)"),
+        _argument("--like", metavar="STORE", help="ROOT holds synthetic patients, to be used beside the real ones of this store"),
+        _argument("--intensities", metavar="WHAT", help="with --like: scanner (prepared like real ones; default), store (left as they are), or the generator's range, as --intensities=-1,1"),
+        _argument("--seen", metavar="FILE", help="with --like: ids of the real patients that their generator was trained on, where that is known")]),
 }
 _RESULTS = {
     "generate": (_generate, [

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 from ..data.datasets import find_dataset
+from .methods import PIPELINES
 from .runs import read_record
 
 # %% ../../nbs/experiment/05_estimate.ipynb #fc8ccbbf
@@ -73,7 +74,7 @@ def _unet_work(run, experiment):
 # %% ../../nbs/experiment/05_estimate.ipynb #202a0bcf
 def _generation_work(run, experiment):
     images = run.parameters["generated"] * _slices_per_patient(run, experiment)
-    networks = 1 if run.parameters["pipeline"] == "b-sg" else 2
+    networks = len(PIPELINES.get(run.parameters["pipeline"], ()))
     return images * networks * gan_operations(experiment.resolution, len(experiment.row.modalities) + 1, experiment.gan)[0]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.datasets import find_patients
+from ..data.synthetic import synthetic_row
 from ..errors import UserError
 from .methods import PIPELINES
 from .plan import gan_settings, unet_settings
@@ -128,6 +129,20 @@ def _plan_generation(drawn, pipeline, prepared):
     return drawn.run("generate", pipeline, f"generate with {pipeline.upper()}", parameters, "generated", ["store/index.json", "fid.csv"], needs)
 
 
+def _plan_synthetic(drawn, name, prepared):
+    """The run that takes over synthetic patients that others made; `UserError` where there are too few."""
+    experiment, given = drawn.experiment, drawn.experiment.synthetic[name]
+    root, most = Path(given.root).expanduser().resolve(), max(experiment.generated)
+    row = synthetic_row(root, experiment.row)
+    there = len(find_patients(row, root))
+    if there < most:
+        raise UserError(root, f"holds {there} synthetic patients, and generated asks for {most}", "give more, or ask for fewer")
+    source = {"root": str(root), **given.model_dump(include={"intensities", "seen"})}
+    parameters = {"pipeline": name, "gans": "", "generated": most, "psi": experiment.psi, "source": source}
+    run = drawn.run("generate", name, f"take over {name.upper()}", parameters, "generated", ["store/index.json", "store/synthetic.json", "fid.csv"], [prepared])
+    return dataclasses.replace(run, inputs=_files_found(row, root))
+
+
 def _plan_unet(drawn, method, prepared):
     experiment, settings = drawn.experiment, unet_settings(drawn.experiment)
     synthetic = f"../generated/{drawn.folder}/{method.pipeline}/store" if method.generated else ""
@@ -154,6 +169,7 @@ def plan_runs(experiment):
     drawn = [_Drawn(experiment, patients, seed, shared) for patients in experiment.sizes for seed in experiment.seeds]
     gans = [_plan_gan(one, gan, prepare.name) for one in drawn for gan in experiment.gans]
     generated = [_plan_generation(one, pipeline, prepare.name) for one in drawn for pipeline in PIPELINES if pipeline in experiment.pipelines and pipeline != "bl"]
+    generated += [_plan_synthetic(one, name, prepare.name) for one in drawn for name in experiment.synthetic]
     unets = [_plan_unet(one, method, prepare.name) for one in drawn for method in experiment.methods]
     return (prepare, *gans, *generated, *unets, _plan_comparison(experiment, [run.name for run in (*generated, *unets)]))
 
