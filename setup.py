@@ -31,7 +31,7 @@ setup(
     license_files=["LICENSE"],
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=["medaug", "medaug.*"]),
-    package_data={"medaug": ["workflow/Snakefile", "workflow/profiles/*/*", "experiments/*.yaml", "runs/*.ipynb"]},
+    package_data={"medaug": ["workflow/Snakefile", "workflow/profiles/*/*", "experiments/*.yaml", "runs/*.ipynb", "explore/*.js"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

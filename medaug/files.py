@@ -23,7 +23,10 @@ _REMEDIES = {
     errno.EDQUOT: "free some of your quota and run the same command again",
     errno.EROFS: "choose a folder on a writable disk",
     errno.EACCES: "choose a folder that you may write to",
+    errno.EFBIG: "choose a disk that takes larger files",
     errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ENOTDIR: "choose a path through folders only",
+    errno.EEXIST: "choose a path through folders only",
 }
 
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 
 import numpy as np
-import torch
 
 # %% ../nbs/02_seeds.ipynb #d7e4f413
 def derive_seed(*parts):
@@ -21,6 +20,8 @@ def derive_seed(*parts):
 
 def torch_generator(*parts, device="cpu"):
     """A `torch.Generator` on `device`, seeded from any plain values."""
+    import torch
+
     return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 

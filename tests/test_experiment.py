@@ -25,6 +25,7 @@ statistics: {test: rest}
 resources: {prepare: {threads: 1}, train_gan: {threads: 1}, generate: {threads: 1}, train_unet: {threads: 1}, compare: {threads: 1}}
 """
 SUB_DATASET = "D-HEART-8"
+pytestmark = pytest.mark.xdist_group("experiment")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def finished(experiment, installed, tmp_path_factory):
 
 
 def test_what_a_run_leaves(finished):
-    for name in ("scores.csv", "fid.csv", "manifest.json", "report/index.html", "report/table2.csv", f"report/table3-{SUB_DATASET}.csv", "report/figure4.png",
+    for name in ("scores.csv", "fid.csv", "faithfulness.csv", "manifest.json", f"generated/{SUB_DATASET}-seed0/mc-sg/memorisation.png", "report/index.html", "report/table2.csv", f"report/table3-{SUB_DATASET}.csv", "report/figure4.png",
                  "report/figure5.png", f"report/critical-difference-{SUB_DATASET}.png", f"gans/{SUB_DATASET}-seed0/c-sg/checkpoint.pt",
                  f"unets/{SUB_DATASET}-seed0/mc-sg-w-3/checkpoint.pt", f"generated/{SUB_DATASET}-seed0/mc-sg/patient_0003/image.nii.gz"):
         assert (finished/name).is_file() and (finished/name).stat().st_size, name

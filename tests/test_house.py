@@ -50,6 +50,8 @@ def test_the_wheel_holds_the_modules_and_what_a_run_needs(wheel):
         assert f"medaug/runs/{path.name}" in names
     for path in (CHECKOUT/"medaug"/"experiments").glob("*.yaml"):
         assert f"medaug/experiments/{path.name}" in names
+    for path in (CHECKOUT/"medaug"/"explore").glob("*.js"):
+        assert f"medaug/explore/{path.name}" in names
     for path in (CHECKOUT/"medaug"/"workflow").rglob("*"):
         assert path.is_dir() or f"medaug/{path.relative_to(CHECKOUT/'medaug')}" in names
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from medaug.stats import critical_difference, directions, paired_effects, power
+from medaug.stats import critical_difference, directions, friedman, paired_effects, power
 
 METHODS, TABLES, ALPHA = 26, 10_000, 0.05
 ERROR = 3*(ALPHA*(1 - ALPHA)/TABLES)**0.5      # three standard errors of a rate of 0.05 over 10,000 tables
@@ -55,21 +55,58 @@ def test_slices_as_blocks_make_false_positives():
     assert by_slice.mean() > 0.5 and by_patient.mean() <= ALPHA + 3*(ALPHA*(1 - ALPHA)/studies)**0.5
 
 
+def found_by_hand(scores, alpha=ALPHA):
+    """For each of many studies (studies, patients, methods) whose last method is better, whether (Friedman rejects, Nemenyi, Wilcoxon with Holm) finds
+    it to beat the first: from SciPy alone."""
+    studies, patients, methods = scores.shape
+    means = scipy.stats.rankdata(-scores, axis=-1).mean(axis=1)
+    statistic = 12*patients/(methods*(methods + 1))*((means - (methods + 1)/2)**2).sum(axis=-1)
+    rejects = scipy.stats.chi2.sf(statistic, methods - 1) < alpha
+    gaps = (means[:, 0] - means[:, -1])/(methods*(methods + 1)/(6*patients))**0.5*2**0.5
+    nemenyi = rejects & (scipy.stats.studentized_range.sf(np.maximum(gaps, 0), methods, np.inf) < alpha)
+    differences = scores[..., 1:] - scores[..., :1]
+    pvalues = scipy.stats.wilcoxon(differences, axis=1).pvalue
+    ordered = np.sort(pvalues, axis=1)
+    steps = np.cumprod(ordered <= alpha/np.arange(methods - 1, 0, -1), axis=1)      # Holm goes up until the first that is not small enough
+    holm = pvalues[:, -1] <= np.where(steps, ordered, 0).max(axis=1)
+    return np.array([rejects, nemenyi, holm & (np.median(differences[..., -1], axis=1) > 0)]).T
+
+
 @pytest.mark.parametrize("methods, patients, effect, spread", [(26, 40, 0.03, 0.05), (10, 12, 0.05, 0.05), (4, 8, 0.06, 0.04)])
 def test_power_is_confirmed_by_an_independent_simulation(methods, patients, effect, spread):
-    """Whole studies, one at a time: scores in DSC with a level of difficulty for each patient, tested with the package's public functions."""
-    claimed, studies = power(methods, patients, effect=effect, spread=spread, simulations=4000), 250
-    found = np.zeros((studies, 3))
-    for study in range(studies):
-        rng = np.random.default_rng([methods, study])
-        scores = pd.DataFrame(rng.normal(0.7, 0.1, (patients, 1)) + rng.normal(0, spread/2**0.5, (patients, methods)))
-        scores[methods - 1] += effect
-        rejects = scipy.stats.friedmanchisquare(*scores.to_numpy().T).pvalue < ALPHA
-        effects = paired_effects(scores, baseline=0, resamples=2).loc[methods - 1]
-        found[study] = rejects, directions(scores).loc[methods - 1, 0] == 1, effects.holm < ALPHA and effects.difference > 0
+    """Whole studies: scores in DSC with a level of difficulty for each patient, tested without the package; the package itself agrees on some of them."""
+    claimed, studies = power(methods, patients, effect=effect, spread=spread, simulations=4000), 600
+    rng = np.random.default_rng(methods)
+    scores = rng.normal(0.7, 0.1, (studies, patients, 1)) + rng.normal(0, spread/2**0.5, (studies, patients, methods))
+    scores[..., -1] += effect
+    found = found_by_hand(scores)
+    for study in range(15):
+        table = pd.DataFrame(scores[study])
+        effects = paired_effects(table, baseline=0, resamples=2).loc[methods - 1]
+        ours = friedman(table).pvalue < ALPHA, directions(table).loc[methods - 1, 0] == 1, effects.holm < ALPHA and effects.difference > 0
+        assert ours == tuple(found[study])
     for name, rate in zip(("friedman", "nemenyi", "wilcoxon"), found.mean(axis=0)):
         expected = getattr(claimed, name)
-        assert abs(rate - expected) < 3.5*max(expected*(1 - expected), 0.01)**0.5/studies**0.5 + 0.02, name
+        assert abs(rate - expected) < 3.5*max(expected*(1 - expected), 0.01)**0.5*(1/studies + 1/4000)**0.5 + 0.005, name
+
+
+def test_power_of_a_large_study_is_confirmed():
+    """Beyond 300 patients power comes from formulas: four methods, 400 patients."""
+    claimed, studies = power(4, 400, effect=0.008, spread=0.05), 300
+    scores = np.random.default_rng(0).normal(0, 0.05/2**0.5, (studies, 400, 4))
+    scores[..., -1] += 0.008
+    for name, rate in zip(("friedman", "nemenyi", "wilcoxon"), found_by_hand(scores).mean(axis=0)):
+        expected = getattr(claimed, name)
+        assert 0.3 < expected < 0.97 and abs(rate - expected) < 3.5*(expected*(1 - expected)/studies)**0.5 + 0.01, name
+
+
+def test_family_wise_false_positives_against_the_baseline():
+    """Wilcoxon with Holm's correction, 25 equal methods against the baseline, 2,000 tables of 12 patients."""
+    scores = np.random.default_rng(1).normal(size=(2000, 12, METHODS))
+    pvalues = scipy.stats.wilcoxon(scores[..., 1:] - scores[..., :1], axis=1).pvalue
+    for study in range(5):
+        assert np.abs(paired_effects(pd.DataFrame(scores[study]), baseline=0, resamples=2).pvalue - pvalues[study]).max() < 1e-9
+    assert (pvalues.min(axis=1)*(METHODS - 1) < ALPHA).mean() <= ALPHA + 3*(ALPHA*(1 - ALPHA)/2000)**0.5
 
 
 def test_the_patients_needed_are_enough_and_not_too_many():

@@ -16,7 +16,8 @@ import numpy as np
 
 from .datasets import survey
 from .parallel import for_each
-from .volumes import class_indices, read_header, read_volume, require_same_grid, to_canonical, voxel_size
+from .patients import frames_of, read_image, read_label, require_same_grid
+from .volumes import class_indices, read_header, to_canonical, voxel_size
 from ..errors import UserError
 
 # %% ../../nbs/data/04_check.ipynb #db794f17
@@ -60,11 +61,11 @@ def _no_contrast(path, volume, dataset):
     return Problem(str(path), what + (" within the window" if dataset.window else ""), "look at the image, or leave the patient out with `exclude`")
 
 # %% ../../nbs/data/04_check.ipynb #e62d5261
-def _read(path, frames, problems):
-    """The volume at `path` in RAS order, or None, with what is wrong added to `problems`."""
+def _read(path, read, problems):
+    """The volume that `read()` gives of `path`, in RAS order, or None, with what is wrong added to `problems`."""
     try:
-        volume = read_volume(path, frames)
-        problems.extend(filter(None, [_two_affines(path)]))
+        volume = read()
+        problems.extend(filter(None, [path.is_file() and _two_affines(path)]))
         return to_canonical(volume)
     except UserError as error:
         problems.append(_problem(error))
@@ -86,9 +87,9 @@ def _digest(volume):
 def _check_patient(job):
     """For one patient (dataset, files): its problems, and its images' digests {path: digest}."""
     dataset, files = job
-    problems, frames = [], len(dataset.modalities) if len(files.images) == 1 else 1
-    label = _read(files.label, 1, problems)
-    images = {path: volume for path in files.images if (volume := _read(path, frames, problems))}
+    problems, frames = [], frames_of(dataset, files)
+    label = _read(files.label, lambda: read_label(files, dataset), problems)
+    images = {path: volume for path in files.images if (volume := _read(path, lambda: read_image(path, dataset, frames), problems))}
     if label:
         problems.extend(_check_label(files.label, label, dataset))
     problems.extend(filter(None, (_no_contrast(path, volume, dataset) for path, volume in images.items())))
@@ -98,7 +99,7 @@ def _check_patient(job):
             require_same_grid(path, volume, *reference)
         except UserError as error:
             problems.append(_problem(error))
-    return problems, {path: _digest(volume) for path, volume in images.items()}
+    return list(dict.fromkeys(problems)), {path: _digest(volume) for path, volume in images.items()}
 
 # %% ../../nbs/data/04_check.ipynb #23358f71
 def _copies(digests):
@@ -131,6 +132,9 @@ def check_dataset(dataset, root, processes=None, progress_bar=True):
 # %% ../../nbs/data/04_check.ipynb #e24bef55
 def _facts(dataset, files):
     """What the headers of a patient's files say, as texts that can be counted."""
+    if files.label.is_dir():
+        yield "image and label: a folder of DICOM files"
+        return
     for path in files.all:
         header = read_header(path)
         shape = header.get_data_shape()

@@ -16,10 +16,11 @@ import numpy as np
 
 from .datasets import Dataset, PatientFiles, find_patients
 from .parallel import available_cores, for_each
+from .patients import read_patient
 from .store import SliceStore, patient_folder, stored_description, write_index, write_stored_patient
-from .volumes import read_patient, read_volume, resize_slices, to_canonical, volume_to_slices, write_nifti
+from .volumes import read_volume, resize_slices, to_canonical, volume_to_slices, write_nifti
 from ..errors import UserError
-from ..files import content_hash, value_hash
+from ..files import content_hash, value_hash, writing_error
 
 # %% ../../nbs/data/06_prepare.ipynb #bd1f6eee
 def correct_bias_field(image, spacing=(1.0, 1.0, 1.0), shrink=4, iterations=(50, 50, 50, 50)):
@@ -79,9 +80,12 @@ class _Job:
     def key(self):
         """What identifies the input of this job: content and settings."""
         row = {name: value for name, value in asdict(self.dataset).items() if name in
-               ("type", "modalities", "classes", "labels", "intensity", "window", "n4", "slice_axis")}
+               ("type", "modalities", "classes", "labels", "intensity", "window", "n4", "slice_axis", "structures")}
         n4 = (self.shrink, self.iterations) if self.dataset.n4 else None
-        return value_hash([_VERSION, content_hash(*self.files.all), row, self.resolution, n4])
+        try:
+            return value_hash([_VERSION, content_hash(*self.files.all), row, self.resolution, n4])
+        except OSError as error:
+            raise UserError(error.filename, f"could not be read ({error.strerror})", "look at its permissions and at the disk") from None
 
 
 def _is_stored(store_path, id, key):
@@ -130,6 +134,14 @@ def _tidy(store_path, ids=None):
             shutil.rmtree(folder)
 
 
+def _make_folder(store_path):
+    """Makes the store's folders where they are missing; `UserError` where they cannot be."""
+    try:
+        (store_path/"patients").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise writing_error(store_path, error) from error
+
+
 def _to_do(jobs):
     """The jobs whose result is not in the store."""
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -166,6 +178,7 @@ def prepare_dataset(dataset, root, store_path, resolution=256, processes=None, p
     found = find_patients(dataset, root)
     chosen = found if patients is None else _chosen(found, patients, root)
     jobs = [_Job(dataset, files, store_path, resolution, shrink, tuple(iterations)) for files in chosen]
+    _make_folder(store_path)
     _tidy(store_path, {files.id for files in found})
     todo = _to_do(jobs)
     if todo:

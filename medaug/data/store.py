@@ -34,7 +34,9 @@ _NPY_HEADER = 128  # bytes before the voxels: NumPy pads its header to a multipl
 
 
 def _save(path, array):
-    np.save(path, array)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.tobytes())  # NumPy's own tofile does not say that the disk is full
     if path.stat().st_size != _NPY_HEADER + array.nbytes:
         raise ValueError(f"NumPy wrote a header of unexpected length for an array of {array.shape}")
 

@@ -45,29 +45,27 @@ class Features:
         with torch.inference_mode():
             return self.network(images.float().to(self.device)).float().cpu()
 
-# %% ../../nbs/evaluation/00b_features.ipynb #b00ac74c
-def _random_filters(rng, inputs, outputs, zero_sum):
-    """He-scaled random filters (outputs, inputs, 3, 3) and small random biases (outputs,)."""
+# %% ../../nbs/evaluation/00b_features.ipynb #d9d6a4fc
+def _random_filters(rng, inputs, outputs, device):
+    """He-scaled random filters (outputs, inputs, 3, 3) that each sum to zero, and small random biases (outputs,)."""
     weight = rng.normal(0, (2/(9*inputs))**0.5, (outputs, inputs, 3, 3))
-    if zero_sum:
-        weight -= weight.mean((1, 2, 3), keepdims=True)
-    return [torch.from_numpy(values).float() for values in (weight, rng.normal(0, 0.1, outputs))]
+    weight -= weight.mean((1, 2, 3), keepdims=True)
+    return [torch.from_numpy(values).float().to(device) for values in (weight, rng.normal(0, 0.02, outputs))]
 
 
 def _random_network(seed, widths, device):
-    """A function of images (N, 1, R, R): the mean of each channel at each scale, (N, sum of `widths`)."""
+    """A function of images (N, 1, R, R): the root of the mean of each channel at each scale, (N, sum of `widths`)."""
     rng = numpy_generator("random CNN", seed)
-    filters = [_random_filters(rng, inputs, outputs, inputs > 1) for inputs, outputs in zip((1, *widths), widths)]
-    filters = [[part.to(device) for part in pair] for pair in filters]
+    filters = [_random_filters(rng, inputs, outputs, device) for inputs, outputs in zip((1, *widths), widths)]
 
     def network(images):
-        x, means = 2*images - 1, []
+        x, means = 2*images, []
         for weight, bias in filters:
             if means and min(x.shape[2:]) > 1:
                 x = F.avg_pool2d(x, 2)
             x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias))
             means.append(x.mean((2, 3)))
-        return torch.cat(means, 1)
+        return torch.cat(means, 1).sqrt()
     return network
 
 # %% ../../nbs/evaluation/00b_features.ipynb #60d1d101

@@ -45,7 +45,7 @@ def _report(given):
     _say(f"report: {page}")
     return 0
 
-# %% ../../nbs/experiment/10_cli.ipynb #95f61c36
+# %% ../../nbs/experiment/10_cli.ipynb #08be3bca
 def _phantom(given):
     """Write phantom patients in a dataset's own file layout."""
     from medaug.data.datasets import find_dataset
@@ -59,9 +59,10 @@ def _phantom(given):
 def _fetch(given):
     """Download an openly licensed dataset, or say where the others are to be had."""
     from medaug.data.datasets import find_dataset
-    from medaug.data.fetch import fetch_dataset
+    from medaug.data.fetch import DOWNLOADS, directions, fetch_dataset
 
-    _say(f"unpacked: {fetch_dataset(find_dataset(given.dataset), given.out)}")
+    row = find_dataset(given.dataset)
+    _say(f"unpacked: {fetch_dataset(row, given.out)}" if row.name in DOWNLOADS else directions(row))
     return 0
 
 
@@ -86,13 +87,21 @@ def _prepare(given):
     _say(prepare_dataset(find_dataset(given.dataset), given.root, given.store, given.resolution, given.jobs, shrink=given.shrink))
     return 0
 
-# %% ../../nbs/experiment/10_cli.ipynb #1ec1019a
+# %% ../../nbs/experiment/10_cli.ipynb #40278083
 def _generate(given):
     """Generate synthetic patients from a trained GAN's checkpoint."""
     from medaug.gan.generate import generate_patients
 
     out = generate_patients(given.checkpoint, given.out, given.patients, given.psi, given.seed, given.masks_from, format=given.format)
     _say(f"{given.patients} patients in {out}")
+    if given.real:
+        from medaug.data.splits import split_patients
+        from medaug.data.store import SliceStore
+        from medaug.gan.generate import add_split
+
+        store = SliceStore(given.real)
+        split = split_patients(store.patients, given.sub_dataset or len(store.patients), given.split_seed)
+        _say(f"and the real ones of {store.path}, who is for training and who for validation: {add_split(out, given.checkpoint, given.format, store, split)}")
     return 0
 
 
@@ -102,7 +111,7 @@ def _compare(given):
     from medaug.report.verdict import give_verdict
     from medaug.stats.tables import compare_scores
 
-    comparison = compare_scores(given.scores, given.out, given.alpha, given.blocks, given.score, given.missing)
+    comparison = compare_scores(given.scores, given.out, given.alpha, given.blocks, given.score, given.missing, better=given.better)
     _say(give_verdict(comparison).sentence)
     _say(f"tables, diagrams and page: {write_comparison_page(comparison, given.out)}")
     return 0
@@ -137,7 +146,7 @@ _EXPERIMENT = {
                          _argument("--out", metavar="DIR", help="where the joint report of several goes (default: ./report)")]),
 }
 
-# %% ../../nbs/experiment/10_cli.ipynb #08bb53b7
+# %% ../../nbs/experiment/10_cli.ipynb #9162a94f
 _DATA = {
     "phantom": (_phantom, [
         _DATASET, _argument("out", metavar="OUT"), _argument("--patients", type=int, default=20, metavar="N"),
@@ -156,11 +165,15 @@ _RESULTS = {
         _argument("checkpoint", metavar="CHECKPOINT"), _argument("out", metavar="OUT"), _argument("--patients", type=int, required=True, metavar="N"),
         _argument("--psi", type=float, default=1.0, metavar="P", help="truncation, 0 to 1 (default: 1, none)"), _SEED,
         _argument("--masks-from", metavar="DIR", help="label maps that C-SG makes images for"),
-        _argument("--format", default="nifti", choices=("nifti", "msd", "nnunet"), help="layout of the folder (default: nifti)")]),
+        _argument("--format", default="nifti", choices=("nifti", "msd", "nnunet"), help="layout of the folder (default: nifti)"),
+        _argument("--real", metavar="STORE", help="msd and nnunet: put the real patients of this store beside them, with their split"),
+        _argument("--sub-dataset", type=int, metavar="N", help="size of the sub-dataset that the GAN was trained on (default: all of the store)"),
+        _argument("--split-seed", type=int, default=0, metavar="K", help="seed of the experiment that drew it (default: 0)")]),
     "compare": (_compare, [
         _argument("scores", metavar="SCORES.csv", help="columns dataset, method, patient, class and the score"), _argument("out", metavar="OUT"), _ALPHA,
         _argument("--blocks", default="patient", choices=("patient", "patient-class", "slice")),
-        _argument("--score", default="dsc", metavar="NAME", help="the column that is compared, higher is better (default: dsc)"),
+        _argument("--score", default="dsc", metavar="NAME", help="the column that is compared (default: dsc)"),
+        _argument("--better", choices=("higher", "lower", "nearest-zero"), help="which way that score is better (default: known for dsc, nsd, hd95 …)"),
         _argument("--missing", default="refuse", choices=("refuse", "drop"), help="drop: leave patients out that a method has no score of")]),
     "power": (_power, [
         _argument("--methods", type=int, required=True, metavar="K"), _argument("--patients", type=int, required=True, metavar="N"), _ALPHA,
@@ -205,10 +218,10 @@ def _warn(message, category, filename, lineno, file=None, line=None):
 
 def _numbers_are_possible(given):
     """Refuses counts below one, whatever the command."""
-    for name in ("patients", "jobs", "methods", "size", "depth", "resolution", "shrink"):
+    for name in ("patients", "jobs", "methods", "size", "depth", "resolution", "shrink", "sub_dataset"):
         value = getattr(given, name, None)
         if value is not None and value < 1:
-            raise UserError(f"--{name}", f"is {value}", "give 1 or more")
+            raise UserError(f"--{name.replace('_', '-')}", f"is {value}", "give 1 or more")
 
 
 def main(arguments=None):

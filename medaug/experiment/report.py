@@ -19,7 +19,7 @@ from .results import assemble, join_experiments
 from .runs import read_plan, read_record
 from .status import run_statuses
 from ..files import write_text
-from ..report.experiment import (ExperimentRecord, RunSummary, curves_chapter, data_chapter, distances_chapter, manifest_chapter, memorisation_chapter, question_chapter,
+from ..report.experiment import (ExperimentRecord, RunSummary, curves_chapter, data_chapter, distances_chapter, faithfulness_chapter, manifest_chapter, memorisation_chapter, question_chapter,
                                       remarks_on, samples_chapter, training_chapter)
 from ..report.markup import bullets, note, page, paragraph
 from ..report.page import statistics_chapters, verdict_chapter
@@ -87,10 +87,8 @@ def _before_the_scores(records, out):
             ("samples", "Samples", _for_each(records, lambda record, place: samples_chapter(record, out, place == 0))),
             ("curves", "Training curves", _for_each(records, lambda record, place: curves_chapter(record, out))),
             ("distances", "Likeness of generated slices", _for_each(records, lambda record, place: distances_chapter(record))),
+            ("faithfulness", "Mask faithfulness", _for_each(records, lambda record, place: faithfulness_chapter(record))),
             ("memorisation", "Memorisation", _for_each(records, lambda record, place: memorisation_chapter(record)))]
-
-
-_ORDER = ("scores", "tables", "diagrams", "effects", "classes", "limits")
 
 
 def write_report(records, scores, out):
@@ -101,7 +99,7 @@ def write_report(records, scores, out):
     nothing = paragraph("There is nothing to compare yet: it takes the scores of two methods on the same patients.") + (note(bullets(remarks)) if remarks else "")
     shown = statistics_chapters(comparison, out, scores.assign(dataset=scores["dataset"] + "-" + scores["patients"].astype(str))) if comparison else {}
     chapters = [("question", "The question", question_chapter(records)), ("verdict", "The verdict", verdict_chapter(comparison, remarks) if comparison else nothing),
-                *_before_the_scores(records, out), *((id, *shown[id]) for id in _ORDER if id in shown), ("manifest", "The manifest", _for_each(records, lambda record, place: manifest_chapter(record)))]
+                *_before_the_scores(records, out), *((id, *chapter) for id, chapter in shown.items()), ("manifest", "The manifest", _for_each(records, lambda record, place: manifest_chapter(record)))]
     title = f"Do synthetic patients help on {', '.join(dict.fromkeys(record.row.title + (' phantoms' if record.phantom else '') for record in records))}?"
     lead = "An experiment after Using Synthetic Images to Augment Small Medical Image Datasets (Vu, Tronchin, Nyholm, Löfstedt), made by medaug."
     return write_text(out/"index.html", page(title, lead, chapters, "Tables lie beside this page as CSV, Markdown and LaTeX, figures as PNG and SVG. scores.csv, fid.csv and manifest.json lie in the folder above."))

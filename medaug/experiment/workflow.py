@@ -242,7 +242,7 @@ def describe(runs, done, experiment, jobs, gpus):
     end = time_to_end({run.name: guesses[run.name] for run in left}, {run.name: [need for need in run.needs if need not in done] for run in left},
                       {run.name: 1 if gpus else run.resources["threads"] for run in left}, len(gpus) or jobs)
     machine = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else f"{jobs} CPU cores"
-    lines.append(f"{len(left)} of {len(runs)} runs are left; on {machine} about {in_words(end)} in all, with the rates of medaug.experiment.estimate")
+    lines.append(f"{len(left)} of {len(runs)} runs are left; on {machine} about {in_words(end)} in all, with the rates of medaug.experiment.estimate" + (" (a GPU's is an assumption)" if gpus else ""))
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layers import EqualisedConv, EqualisedLinear, leaky_relu, minibatch_standard_deviation, modulated_conv, upsample
+from .layers import EqualisedConv, EqualisedLinear, clamped, leaky_relu, minibatch_standard_deviation, modulated_conv, upsample
 
 # %% ../../nbs/gan/01_networks.ipynb #f4b8df44
 def channels_at(resolution, channel_base=16384, channel_max=512):
@@ -83,6 +83,8 @@ class SynthesisLayer(nn.Module):
     Maps x (N, `in_channels` + `cond_channels`, H, W) and w (N, `w_dim`) to (N, `out_channels`, R, R).
     """
 
+    clamp = None
+
     def __init__(self, in_channels, out_channels, w_dim, resolution, up=False, cond_channels=0):
         super().__init__()
         self.affine = EqualisedLinear(w_dim, in_channels + cond_channels, bias_init=1)
@@ -96,11 +98,13 @@ class SynthesisLayer(nn.Module):
         x = modulated_conv(x, self.weight, self.affine(w), up=self.up)
         added = _noise(self, x, noise, generator)
         bias = self.bias[:, None, None]
-        return leaky_relu(x + (bias if added is None else bias + added))
+        return clamped(leaky_relu(x + (bias if added is None else bias + added)), self.clamp)
 
 # %% ../../nbs/gan/01_networks.ipynb #a911f962
 class ToImage(nn.Module):
     """Features (N, `in_channels` + `cond_channels`, R, R) and w to image channels: modulated 1×1 convolution, no demodulation."""
+
+    clamp = None
 
     def __init__(self, in_channels, img_channels, w_dim, cond_channels=0):
         super().__init__()
@@ -110,7 +114,8 @@ class ToImage(nn.Module):
         self.scale = 1 / math.sqrt(in_channels)
 
     def forward(self, x, w):
-        return modulated_conv(x, self.weight, self.affine(w) * self.scale, demodulate=False) + self.bias[:, None, None]
+        x = modulated_conv(x, self.weight, self.affine(w) * self.scale, demodulate=False)
+        return clamped(x + self.bias[:, None, None], self.clamp)
 
 # %% ../../nbs/gan/01_networks.ipynb #041e4966
 class SynthesisBlock(nn.Module):

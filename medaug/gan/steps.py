@@ -10,13 +10,13 @@ __all__ = ['Draws', 'corrected_adam', 'Players', 'make_players', 'Step', 'judge_
 import copy
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from .ada import AdaController, Augmentation
-from .checkpoints import make_networks, read_checkpoint
+from .checkpoints import make_networks
 from .losses import discriminator_loss, generator_loss, path_length_penalty, r1_penalty
+from .transfer import initialise_from
 from ..seeds import torch_generator
 
 # %% ../../nbs/gan/04c_steps.ipynb #5032cd40
@@ -85,27 +85,13 @@ class Players:
 def make_players(config, data, device="cpu"):
     """`Players` with first weights from the seed, or from `config.init` where it is given; what had to be made anew is returned too."""
     generator, discriminator = make_networks(config, len(data.modalities), len(data.classes))
-    anew = _initialise(config.init, generator, discriminator) if config.init else ()
+    anew = initialise_from(config.init, generator, discriminator) if config.init else ()
     generator, discriminator = (network.to(device, memory_format=torch.channels_last) for network in (generator, discriminator))
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     optimisers = (corrected_adam(generator.parameters(), config.learning_rate, config.path_length_interval),
                   corrected_adam(discriminator.parameters(), config.learning_rate, config.r1_interval))
     controller = AdaController(config.ada_target, config.ada_kimg)
     return Players(generator, discriminator, average, *optimisers, controller, torch.zeros((), device=device)), tuple(anew)
-
-
-def _initialise(path, generator, discriminator):
-    """Starts from the weights in a checkpoint of ours or a stylegan2-ada pickle; the names of the layers that do not fit and stay new."""
-    if Path(path).suffix == ".pkl":
-        from medaug.gan.pretrained import initialise_from
-        return initialise_from(path, generator, discriminator)
-    content, anew = read_checkpoint(path), []
-    for name, network in (("generator", generator), ("discriminator", discriminator)):
-        own = network.state_dict()
-        fitting = {k: v for k, v in content[name].items() if k in own and own[k].shape == v.shape}
-        anew += [f"{name}.{k}" for k in own if k not in fitting]
-        network.load_state_dict({**own, **fitting})
-    return anew
 
 # %% ../../nbs/gan/04c_steps.ipynb #b72e80ce
 class Step:

@@ -26,6 +26,7 @@ from ..files import value_hash, whole_file, write_text
 from .checkpoints import GANS, DataDescription, GanConfig, labels_of, read_checkpoint, save_checkpoint, to_gan
 from .samples import sample_sheet, save_sheet
 from .steps import make_players, train_step
+from ..memory import keep_memory
 from ..progress import progress
 from ..seeds import numpy_generator, torch_generator
 
@@ -166,18 +167,6 @@ def _own(path, request):
         raise UserError(path, "belongs to a training with other settings, patients or slices", "choose another folder, or delete this one")
     return content
 
-# %% ../../nbs/gan/05_training.ipynb #3f71f2bd
-def _keep_memory():
-    """Lets glibc keep freed memory: no block by mmap, no trimming, 256 MiB at a time. Does nothing with another C library."""
-    import ctypes
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    no_trimming, more_at_once, mapped_blocks = -1, -2, -4
-    for setting, value in ((no_trimming, 2**31 - 1), (more_at_once, 256*2**20), (mapped_blocks, 0)):
-        mallopt(setting, value)
-
 # %% ../../nbs/gan/05_training.ipynb #d7c11369
 class _Look:
     """What is done at a point of the curves: a row, a sheet, and a word to whoever watches; the first process does it."""
@@ -217,7 +206,7 @@ def _points(config):
 def _train(fabric, store, split, config, data, request, out, watch=None):
     """The training as each process runs it."""
     torch.set_flush_denormal(True)
-    _keep_memory()
+    keep_memory()
     slices, first = training_slices(store, split), fabric.global_rank == 0
     players, anew = make_players(config, data, fabric.device)
     if anew and first:

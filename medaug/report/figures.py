@@ -88,6 +88,7 @@ def _panels(number, width, height, columns=3):
     columns = min(number, columns)
     rows = -(-number//columns)
     figure = Figure((width*columns + 0.6, height*rows + 0.6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[number:]:
         ax.set_axis_off()

@@ -16,7 +16,7 @@ import pandas as pd
 from ..files import write_text
 from .figures import effects_figure, generated_lines, generated_patients_figure, method_means_figure, method_parts, save_figure
 from .markup import bullets, folded, listing, note, number, p_value, page, paragraph, picture, signed_table, table
-from .verdict import SCORE_NAMES, effect_sentences, give_verdict, power_sentences, rank_sentences, significant
+from .verdict import SCORE_NAMES, asked_about, effect_sentences, give_verdict, level_sentence, power_sentences, rank_sentences, significant
 from ..stats.score_table import order_datasets, order_methods
 from ..stats.tables import file_names, table2, table3, tests_table, write_diagrams, write_tables
 
@@ -26,17 +26,33 @@ def score_name(comparison):
     return SCORE_NAMES.get(comparison.score, comparison.score)
 
 
+def _found_rows(comparison):
+    """What was found as a table of texts, a row a dataset."""
+    rows = {}
+    for result in comparison.datasets:
+        (better, worse), asked = significant(result, comparison.alpha), asked_about(result.effects)
+        ahead = asked.loc[asked["difference"].idxmax()]
+        rows[result.dataset] = {"test patients": number(result.patients), "better": number(len(better)), "worse": number(len(worse)), "compared": number(len(asked)), "most ahead": ahead.name,
+                                "its improvement": f"{number(ahead.difference, sign=True)} ({number(ahead.low, sign=True)} to {number(ahead.high, sign=True)})", "Friedman": p_value(result.friedman.pvalue)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("dataset")
+
+
+def _in_words(result, comparison):
+    label = score_name(comparison)
+    return bullets([*effect_sentences(result, comparison.alpha, label), level_sentence(result, label), *rank_sentences(result, comparison.alpha)])
+
+
 def verdict_chapter(comparison, remarks=()):
-    """The verdict in a sentence, the sentences of each dataset, and what a reader must be warned of (`remarks` first)."""
+    """The verdict in a sentence, the sentences of each dataset (a table and folded where there are many), and what a reader must mind, `remarks` first."""
     body = f'<p class="verdict">{escape(give_verdict(comparison).sentence)}</p>\n'
     warned = [*remarks, *comparison.warnings]
     body += note(paragraph("Mind when reading this:") + bullets(warned)) if warned else ""
-    several = len(comparison.datasets) > 3
-    for result in comparison.datasets:
-        text = bullets(effect_sentences(result, comparison.alpha, score_name(comparison)) + rank_sentences(result, comparison.alpha))
-        body += folded(f"{result.dataset}: what was found", text) if several else f"<h3>{escape(result.dataset)}</h3>\n{text}"
-    return body + paragraph(f"Level of significance {comparison.alpha:g}; a block is a {comparison.blocks.replace('-', ' and a ')}. A patient's score is the mean over its classes. "
-                            "Holm's correction holds within a dataset" + (", not over all of them." if len(comparison.datasets) > 1 else "."))
+    words = "".join(f"<h3>{escape(result.dataset)}</h3>\n{_in_words(result, comparison)}" for result in comparison.datasets)
+    if len(comparison.datasets) > 3:
+        caption = f"How many methods were significantly better or worse than their baseline after Holm's correction, and the one most ahead: median improvement in {score_name(comparison)} with its 95 % interval."
+        words = table(_found_rows(comparison), caption, field=lambda value: f"<td>{escape(value)}</td>") + folded("The same in words, dataset by dataset", words)
+    return body + words + paragraph(f"Level of significance {comparison.alpha:g}; a block is a {comparison.blocks.replace('-', ' and a ')}. A patient's score is the mean over its classes. "
+                                    "Holm's correction holds within a dataset" + (", not over all of them." if len(comparison.datasets) > 1 else "."))
 
 # %% ../../nbs/report/04_page.ipynb #d71a7d72
 def patient_scores(result):
@@ -68,14 +84,15 @@ TABLE2 = ("Table 2. Sum of Nemenyi directions of each method: the number of meth
 def _table3(result):
     body = signed_table(table3(result), f"Table 3, {result.dataset}. + the row's method ranks significantly higher than the column's, − significantly lower, 0 not told apart; Score is the row's sum.")
     found = int((result.directions.to_numpy() > 0).sum())
-    return folded(f"Table 3 of {result.dataset}: {f'{found} pairs told apart' if found else 'every entry is 0'}", body), body, found
+    told = "every entry is 0" if not found else "1 pair told apart" if found == 1 else f"{found} pairs told apart"
+    return folded(f"Table 3 of {result.dataset}: {told}", body), body
 
 
 def tables_chapter(comparison):
     """Table 2, and Table 3 of each dataset: open where there is one dataset, else folded."""
     body = signed_table(table2(comparison), TABLE2)
     for result in comparison.datasets:
-        closed, opened, _ = _table3(result)
+        closed, opened = _table3(result)
         body += opened if len(comparison.datasets) == 1 else closed
     return body
 
@@ -115,7 +132,7 @@ def _effect_rows(result, alpha):
 
 
 def _effect_field(value):
-    return f'<td class="{value if value in ("better", "worse") else "text"}">{escape(value)}</td>'
+    return f"<td class={value}>{escape(value)}</td>" if value in ("better", "worse") else f"<td>{escape(value)}</td>"
 
 
 def effects_chapter(comparison, out):
@@ -125,7 +142,7 @@ def effects_chapter(comparison, out):
         path = save_figure(effects_figure(result.effects, comparison.alpha, label), Path(out)/f"effects-{names[result.dataset]}.png")
         told = " ".join(effect_sentences(result, comparison.alpha, label))
         part = picture(path, f"Median paired improvement of each method with its interval on {result.dataset}. {told}",
-                       f"{result.dataset}: improvement over the baseline in the same patients. Filled points: significant after Holm's correction over {len(result.effects)} comparisons; hollow ones: not.")
+                       f"{result.dataset}: improvement over the baseline in the same patients. Filled points: significant after Holm's correction over {len(result.effects)} comparisons; hollow ones: not.", spare=len(comparison.datasets) > 2)
         part += table(_effect_rows(result, comparison.alpha), f"{result.dataset}: paired differences over {result.patients} patients, in {label}.", field=_effect_field)
         body += folded(f"Effects on {result.dataset}", part) if len(comparison.datasets) > 2 else part
     return paragraph("Each method against the baseline with the same augmentation, in the same patients: the median of the differences, its bootstrap interval over patients, "
@@ -155,7 +172,8 @@ def classes_chapter(scores, score="dsc"):
     """A table of `class_rows` for each dataset of the long table `scores`, with those of DSC, HD95 and NSD that it has; folded where there are several."""
     names = list(dict.fromkeys([*([score] if score in scores else []), *(name for name in _CLASS_SCORES if name in scores)]))
     datasets = order_datasets(scores["dataset"])
-    tables = {name: table(class_rows(scores[scores["dataset"] == name], names), f"{name}: mean ± standard deviation over test patients.") for name in datasets}
+    one_line = lambda value: f"<td>{escape(value)}</td>"
+    tables = {name: table(class_rows(scores[scores["dataset"] == name], names), f"{name}: mean ± standard deviation over test patients.", field=one_line) for name in datasets}
     return "".join(folded(f"Classes of {name}", body) if len(tables) > 1 else body for name, body in tables.items())
 
 # %% ../../nbs/report/04_page.ipynb #9d3ed0bb
@@ -177,9 +195,9 @@ def limits_chapter(comparison):
     rows = pd.DataFrame({title: [_limit(value, digits) for value in tests[name]] for name, (title, digits) in _LIMITS.items() if name in tests}, index=tests.index)
     effects = sorted({f"{number(result.power.effect)} {label}" for result in comparison.datasets if result.power})
     caption = "Critical differences" + (f", and the power to find one method that is better by {listing(effects)} than the others; patients needed for a power of 80 %." if effects else ".")
-    body = "".join(folded(f"{result.dataset} in words", bullets(power_sentences(result, comparison.alpha, label))) if len(comparison.datasets) > 2
-                   else f"<h3>{escape(result.dataset)}</h3>\n" + bullets(power_sentences(result, comparison.alpha, label)) for result in comparison.datasets)
-    return table(rows, caption) + body + paragraph(
+    body = "".join(f"<h3>{escape(result.dataset)}</h3>\n" + bullets(power_sentences(result, comparison.alpha, label)) for result in comparison.datasets)
+    body = folded("The same in words, dataset by dataset", body) if len(comparison.datasets) > 2 else body
+    return table(rows, caption, field=lambda value: f"<td>{escape(value)}</td>") + body + paragraph(
         "The power is simulated with normal noise and the spread between patients that was found here. Every figure is for one training of each method; how much a second training with another seed "
         "would differ is not in these tests unless several seeds were run.")
 
@@ -191,8 +209,8 @@ def statistics_chapters(comparison, out, scores=None):
     """
     write_tables(comparison, out)
     return {
-        "scores": ("Scores", scores_chapter(comparison, out)), "effects": ("Effects", effects_chapter(comparison, out)),
-        "tables": ("All pairs: Tables 2 and 3", tables_chapter(comparison)), "diagrams": ("The critical difference", diagrams_chapter(comparison, out)),
+        "scores": ("Scores", scores_chapter(comparison, out)), "tables": ("All pairs: Tables 2 and 3", tables_chapter(comparison)),
+        "diagrams": ("The critical difference", diagrams_chapter(comparison, out)), "effects": ("Effects", effects_chapter(comparison, out)),
         "classes": ("Classes", "" if scores is None else classes_chapter(scores, comparison.score)), "limits": ("What this cannot show", limits_chapter(comparison))}
 
 

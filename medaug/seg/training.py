@@ -20,13 +20,14 @@ from ..data.store import read_ahead
 from ..data.transforms import augment
 from ..errors import UserError
 from ..files import value_hash, whole_file, write_text
+from ..memory import keep_memory
 from ..progress import progress
 from ..seeds import torch_generator
 from .accumulation import accumulate_gradient
 from .config import UNetConfig
 from .dice import dice_score, one_hot
 from .recipes import TrainingSlices, epoch_batches
-from .unet import UNet
+from .unet import UNet, folded
 
 # %% ../../nbs/seg/02_training.ipynb #a4c3dc7c
 def _set_up(fabric, unet, config):
@@ -65,13 +66,10 @@ def _step(fabric, unet, optimiser, batch, config, flip, count, *when):
 # %% ../../nbs/seg/02_training.ipynb #2d7251a1
 def predict_labels(unet, store, indices, batch=64):
     """The label maps (N, R, R), uint8, that `unet` gives the slices `indices` of `store`, `batch` slices at a time."""
-    weight, mode = next(unet.parameters()), unet.training
-    unet.eval()
+    weight, quick = next(unet.parameters()), folded(unet)
+    parts = [indices[i:i + batch] for i in range(0, len(indices), batch)]
     with torch.inference_mode():
-        maps = [unet(images.to(weight)).argmax(1).to(torch.uint8).cpu()
-                for images, _ in read_ahead(store.batch, [indices[i:i + batch] for i in range(0, len(indices), batch)])]
-    unet.train(mode)
-    return torch.cat(maps)
+        return torch.cat([quick(images.to(weight)).argmax(1).to(torch.uint8).cpu() for images, _ in read_ahead(store.batch, parts)])
 
 
 def validation_scores(fabric, unet, store, patients, batch=64):
@@ -160,6 +158,8 @@ def _weights(unet):
 
 def _train(fabric, store, split, config, out, slices, flip, request, describe):
     """What each process runs: from the last snapshot to `out/checkpoint.pt`."""
+    torch.set_flush_denormal(True)
+    keep_memory()
     unet = UNet(len(store.modalities), len(store.classes), config.width, config.depth, torch_generator(config.seed, "U-Net's first weights"))
     unet, optimiser = _set_up(fabric, unet, config)
     snapshots = _Snapshots(out/"snapshot.pt", request)

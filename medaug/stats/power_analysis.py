@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['MOST_SIMULATED', 'paired_spread', 'expected_rank_gap', 'simulate_ranks', 'power_curve', 'approximate_power',
-           'patients_needed', 'patients_for_rank_gap', 'wilcoxon_power', 'patients_needed_wilcoxon', 'Power', 'power',
-           'power_summary']
+           'patients_needed', 'patients_for_rank_gap', 'wilcoxon_power', 'approximate_wilcoxon_power',
+           'patients_needed_wilcoxon', 'Power', 'power', 'power_summary']
 
 # %% ../../nbs/stats/02_power.ipynb #ef2530db
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2, ncx2, norm, wilcoxon
+from scipy.stats import chi2, multivariate_normal, ncx2, norm, wilcoxon
 
 from ..errors import UserError
 from .ranks import checked_scores, critical_difference
@@ -147,6 +147,17 @@ def wilcoxon_power(comparisons, patients, effect, spread=1.0, alpha=0.05, simula
         found += int(((wilcoxon(differences, axis=1).pvalue <= alpha/comparisons) & (np.median(differences, axis=1) > 0)).sum())
     return found/simulations
 
+# %% ../../nbs/stats/02_power.ipynb #58a09be3
+def approximate_wilcoxon_power(comparisons, patients, effect, spread=1.0, alpha=0.05):
+    """What `wilcoxon_power` simulates, for many patients, from the normal distribution of the signed-rank sum (Lehmann 1975)."""
+    n, shift = patients, effect/spread
+    p1, p2 = norm.cdf([shift, 2**0.5*shift])
+    p3 = multivariate_normal.cdf([2**0.5*shift]*2, cov=[[1, 0.5], [0.5, 1]])
+    mean = n*(n - 1)/2*p2 + n*p1
+    variance = n*(n - 1)*(n - 2)*(p3 - p2**2) + n*(n - 1)/2*(2*(p1 - p2)**2 + 3*p2*(1 - p2)) + n*p1*(1 - p1)
+    critical = n*(n + 1)/4 + norm.isf(alpha/comparisons/2)*(n*(n + 1)*(2*n + 1)/24)**0.5
+    return float(norm.cdf((mean - critical)/max(variance, 1e-12)**0.5))
+
 # %% ../../nbs/stats/02_power.ipynb #5fe88e5a
 def _guessed_patients_wilcoxon(comparisons, effect, spread, alpha, target):
     quantiles = norm.isf(alpha/comparisons/2) + norm.ppf(target)
@@ -208,7 +219,7 @@ def _checked_spread(effect, spread, scores):
 
 # %% ../../nbs/stats/02_power.ipynb #3c11e194
 def power(methods, patients, effect=None, spread=None, scores=None, alpha=0.05, target=0.8, simulations=1000, seed=0):
-    """What a comparison of `methods` methods on `patients` test patients can show, by simulation. Returns a `Power`.
+    """What a comparison of `methods` methods on `patients` test patients can show, by simulation up to 300 patients, by formulas beyond. Returns a `Power`.
 
     `effect`: how much better one method is, in DSC; `spread`: the standard deviation between patients of the difference of two methods, in DSC,
     taken from `scores` (a row a patient, a column a method) where that is given. Without either the spread is 1, so the effect is in spreads;
@@ -216,27 +227,53 @@ def power(methods, patients, effect=None, spread=None, scores=None, alpha=0.05, 
     """
     critical = critical_difference(methods, patients, alpha)
     effect, spread = _checked_spread(effect, spread, scores)
-    rank_tests = approximate_power(methods, patients, effect, spread, alpha) if patients > MOST_SIMULATED else \
+    if not (0 < target < 1 and simulations >= 1):
+        raise UserError("power", f"target {target} and {simulations} simulations need 0 < target < 1 and a simulation", "mend them")
+    many = patients > MOST_SIMULATED
+    rank_tests = approximate_power(methods, patients, effect, spread, alpha) if many else \
         power_curve(methods, patients, effect, spread, alpha, simulations, seed).iloc[-1]
+    wilcoxon_test = approximate_wilcoxon_power(methods - 1, patients, effect, spread, alpha) if many else \
+        wilcoxon_power(methods - 1, patients, effect, spread, alpha, simulations, seed)
     settings = (effect, spread, alpha, target, simulations, seed)
     return Power(methods, patients, alpha, effect, spread, target, critical, methods - 1, expected_rank_gap(methods, effect, spread),
-                 *map(float, rank_tests), wilcoxon_power(methods - 1, patients, effect, spread, alpha, simulations, seed),
+                 *map(float, rank_tests), wilcoxon_test,
                  patients_needed(methods, *settings), patients_needed_wilcoxon(methods - 1, *settings))
 
 # %% ../../nbs/stats/02_power.ipynb #177be024
-def power_summary(power, gaps=None):
+def _count(number, thing):
+    return (f"{number:,}" if isinstance(number, int) else f"{number:.4g}") + f" {thing}" + ("" if number == 1 else "s")
+
+
+def _probability(p):
+    return "< 0.1%" if p < 0.001 else "> 99.9%" if p > 0.999 else f"{p:.1%}"
+
+
+def _effect_lines(power, unit, source):
+    if power.effect == power.spread:
+        size = ["If one method is better than all the others by one standard deviation of the difference of two methods between patients" + (f" ({power.spread:.4g}{unit})" if unit else "")]
+    else:
+        size = [f"If one method is better than all the others by {power.effect:.4g}{unit},",
+                f"and the difference of two methods has a standard deviation of {power.spread:.4g}{unit} between patients"]
+    return [*size[:-1], size[-1] + (f" ({source}):" if source else ":"), f"  its mean rank leads by {_count(power.expected_gap, 'rank')} in expectation, and it is found with probability"]
+
+
+def _patients_lines(power, gaps):
+    gaps = gaps or [power.largest_gap/share for share in (1, 2, 4, 8)]
+    return [f"Patients needed for {power.target:.0%}:", f"  {power.patients_needed:>8,}  by Nemenyi", f"  {power.patients_needed_wilcoxon:>8,}  by Wilcoxon with Holm's correction",
+            "Patients needed until a gap between two mean ranks is significant:", *[f"  {patients_for_rank_gap(power.methods, gap, power.alpha):>8,}  for {_count(float(gap), 'rank')}" for gap in gaps]]
+
+# %% ../../nbs/stats/02_power.ipynb #f70cb765
+def power_summary(power, gaps=None, unit="", source=""):
     """A `Power` in a few lines of plain text, with the patients that each of `gaps` between two mean ranks needs to be significant.
 
-    By default the largest gap possible, its half, quarter and eighth.
+    `gaps`: by default the largest possible, its half, quarter and eighth. `unit`: of the effect and the spread, such as "DSC". `source`: where
+    the spread comes from, put in brackets behind it.
     """
-    unit = "times the spread (the standard deviation of paired differences between patients)" if power.spread == 1 else f"in the score's unit (spread {power.spread:.4f})"
-    gaps = gaps or [power.largest_gap/share for share in (1, 2, 4, 8)]
+    hopeless = ": no two methods can be told apart" if power.critical_difference >= power.largest_gap else ""
+    pairs, comparisons = power.methods*(power.methods - 1)//2, power.methods - 1
+    unit = f" {unit}" if unit else ""
     return "\n".join([
-        f"{power.methods} methods, {power.patients} patients, alpha {power.alpha:g}",
-        f"critical difference {power.critical_difference:.2f} of at most {power.largest_gap} ranks"
-        + (": no two methods can be told apart" if power.critical_difference >= power.largest_gap else ""),
-        f"one method better by {power.effect:.4g} {unit} leads by {power.expected_gap:.2f} ranks on average; it is found with probability",
-        f"  {power.friedman:8.1%}  Friedman: some method differs", f"  {power.nemenyi:8.1%}  Nemenyi: this one beats the baseline (all {power.methods*(power.methods - 1)//2} pairs tested)",
-        f"  {power.wilcoxon:8.1%}  Wilcoxon with Holm's correction: this one beats the baseline ({power.methods - 1} comparisons)",
-        f"patients needed for {power.target:.0%}:", f"  {power.patients_needed:>8,}  Nemenyi", f"  {power.patients_needed_wilcoxon:>8,}  Wilcoxon with Holm's correction",
-        "patients needed to make a gap between two mean ranks significant:", *[f"  {patients_for_rank_gap(power.methods, gap, power.alpha):>8,}  a gap of {gap:g} ranks" for gap in gaps]])
+        f"{power.methods} methods, {_count(power.patients, 'patient')}, alpha {power.alpha:g}",
+        f"Critical difference {power.critical_difference:.2f} ranks; the largest gap possible is {power.largest_gap}{hopeless}", *_effect_lines(power, unit, source),
+        f"  {_probability(power.friedman):>8}  by Friedman: some method differs", f"  {_probability(power.nemenyi):>8}  by Nemenyi: it beats the baseline (corrected for {_count(pairs, 'pair')})",
+        f"  {_probability(power.wilcoxon):>8}  by Wilcoxon with Holm's correction: it beats the baseline (for {_count(comparisons, 'comparison')})", *_patients_lines(power, gaps)])

@@ -1,0 +1,211 @@
+"""How fast are the GANs trained and sampled here, beside stylegan2_pytorch (PyPI) in the same run?
+
+    python benchmarks/gan_training.py [--cases 64 128 256] [--steps 16] [--seconds 10]
+
+needs `pip install stylegan2_pytorch` (1.9.0; `aim`, its logger, is replaced by nothing where it is missing; its check for CUDA is
+answered with yes while it is imported, and its parts are used without its trainer, which has .cuda() written into it).
+
+Each measurement is a process of its own: peak memory is that process's beyond what importing took. One step is a discriminator and a
+generator update with R1 in every 16th step and path length regularisation in every 4th, `--steps` of them from step 0; the peer is driven
+through the same schedule with its own networks, losses and penalties. Its differences: 4 image channels where ours has 5 (it makes 3 or 4),
+noise from one map for all layers, 1 + style without an equalised learning rate in the convolutions, bilinear upsampling, blur of 3 taps,
+hinge loss, no minibatch standard deviation. `floor` is the time that the convolutions of one image's forward pass would take at the rate of a
+plain large convolution measured here.
+"""
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+# resolution: (channel_base, channel_max, batch), and the peer's network_capacity that gives the same widths
+CASES = {64: (8192, 128, 8, 64), 128: (8192, 256, 4, 32), 256: (16384, 512, 4, 32)}
+CHANNELS = {"medaug": 5, "stylegan2_pytorch": 4}
+
+
+def timed(step, seconds, least=3):
+    """Seconds a call of `step`, the median of as many as fit into `seconds`, after one that doesn't count."""
+    step()
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        begin = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times)//2]
+
+
+def convolution_rate(precision, seconds=2):
+    """GFLOP/s of a 3×3 convolution of 256 to 256 channels at 64×64, batch 4."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    x = torch.randn(4, 256, 64, 64, dtype=kind).to(memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3, dtype=kind).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        duration = timed(lambda: torch.nn.functional.conv2d(x, weight, padding=1), seconds)
+    return 2*4*64*64*256*256*9/duration/1e9
+
+
+def gflop(forward):
+    """GFLOP of one call, convolutions and matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter:
+        forward()
+    return counter.get_total_flops()/1e9
+
+
+def medaug(resolution, precision):
+    """(one training step, generating one batch, GFLOP of one image forward through both networks)."""
+    from lightning_fabric import Fabric
+    from medaug.gan.checkpoints import DataDescription, GanConfig
+    from medaug.gan.steps import make_players, train_step
+    from medaug.memory import keep_memory
+    torch.set_flush_denormal(True)
+    keep_memory()
+    base, largest, batch, _ = CASES[resolution]
+    config = GanConfig("b-sg", resolution, batch=batch, ada=False, channel_base=base, channel_max=largest, precision="bf16-mixed" if precision == "bf16" else "32-true")
+    data = DataDescription("none", ("a", "b"), ("c", "d"), resolution, ((0., 1.),)*2, 8, (1., 1., 1.), 2, ("p",), "none")
+    fabric = Fabric(accelerator="cpu", devices=1, precision=config.precision)
+    players, _ = make_players(config, data)
+    real, z = torch.randn(batch, 5, resolution, resolution), torch.randn(batch, config.z_dim)
+
+    def generate():
+        with torch.inference_mode(), fabric.autocast():
+            players.average(z)
+
+    images = torch.randn(1, 5, resolution, resolution)
+    return lambda: train_step(fabric, players, config, data, (real, None)), generate, gflop(lambda: (players.average(z[:1]), players.discriminator(images)))
+
+
+def _peer():
+    """The peer's module, on a machine that lacks a GPU, its logger, or the operators of a torchvision for another torch."""
+    from types import ModuleType
+    from unittest.mock import patch
+    try:
+        import aim
+    except ImportError:
+        sys.modules["aim"] = ModuleType("aim")
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    with patch.object(torch.cuda, "is_available", lambda: True):
+        from stylegan2_pytorch import stylegan2_pytorch as peer
+    return peer
+
+
+def stylegan2_pytorch(resolution, precision):
+    """The same of the peer."""
+    peer = _peer()
+    _, largest, batch, capacity = CASES[resolution]
+    sizes = dict(network_capacity=capacity, transparent=True, fmap_max=largest)
+    S, G, D = peer.StyleVectorizer(512, 8, lr_mul=0.1), peer.Generator(resolution, 512, **sizes), peer.Discriminator(resolution, **sizes)
+    SE, GE = peer.StyleVectorizer(512, 8, lr_mul=0.1), peer.Generator(resolution, 512, **sizes)
+    average, averaged = peer.EMA(0.995), list(zip([*SE.parameters(), *GE.parameters()], [*S.parameters(), *G.parameters()]))
+    of_g, of_d = (torch.optim.Adam(parameters, lr=1e-4, betas=(0.5, 0.9)) for parameters in ([*S.parameters(), *G.parameters()], D.parameters()))
+    real, step, mean = torch.rand(batch, 4, resolution, resolution), [0], [None]
+    autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    styles = lambda vectorizer, n=batch: vectorizer(torch.randn(n, 512))[:, None].expand(-1, G.num_layers, -1)
+    noise = lambda n=batch: torch.rand(n, resolution, resolution, 1)
+
+    def train():
+        of_d.zero_grad()
+        with autocast():
+            fake = G(styles(S), noise()).detach()
+            x = real.clone().requires_grad_(step[0] % 16 == 0)
+            real_logits, loss = D(x)[0].float(), 0
+            loss = peer.hinge_loss(D(fake)[0].float(), real_logits)
+        if step[0] % 16 == 0:
+            loss = loss + peer.gradient_penalty(x, real_logits)
+        loss.backward()
+        of_d.step()
+        of_g.zero_grad()
+        with autocast():
+            loss = peer.gen_hinge_loss(D(G(styles(S), noise()))[0].float(), None)
+        loss.backward()
+        of_g.step()
+        if step[0] % 4 == 0:
+            path_length()
+        with torch.no_grad():
+            for old, new in averaged:
+                old.data = average.update_average(old.data, new.data)
+        step[0] += 1
+
+    def path_length():
+        of_g.zero_grad()
+        with autocast():
+            ws = styles(S, batch//2)
+            images = G(ws, noise(batch//2))
+        lengths = peer.calc_pl_lengths(ws, images.float())
+        mean[0] = lengths.mean().item() if mean[0] is None else mean[0]
+        ((lengths - mean[0])**2).mean().backward()
+        of_g.step()
+
+    def generate():
+        with torch.inference_mode(), autocast():
+            GE(styles(SE), noise())
+
+    return train, generate, gflop(lambda: (GE(styles(SE, 1), noise(1)), D(real[:1])))
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+
+
+def measure(program, resolution, precision, steps, seconds):
+    torch.manual_seed(0)
+    batch = CASES[resolution][2]
+    rate = convolution_rate(precision)
+    train, generate, work = {"medaug": medaug, "stylegan2_pytorch": stylegan2_pytorch}[program](resolution, precision)
+    before = peak()
+    generating = batch/timed(generate, seconds)
+    generating_peak = peak() - before
+    begin = time.perf_counter()
+    for _ in range(steps):
+        train()
+    training = batch*steps/(time.perf_counter() - begin)
+    return {"program": program, "resolution": resolution, "precision": precision, "batch": batch, "image_channels": CHANNELS[program],
+            "training_images_per_second": round(training, 3), "generating_images_per_second": round(generating, 2),
+            "training_peak_mib": round(peak() - before), "generating_peak_mib": round(generating_peak), "forward_gflop_per_image": round(work, 2),
+            "convolution_gflop_per_second": round(rate), "floor_seconds_forward_per_image": round(work/rate, 4)}
+
+
+def processor():
+    found = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
+    return found[0] if found else platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"], choices=["float32", "bf16"])
+    parser.add_argument("--steps", type=int, default=16, help="training steps, a multiple of 16 for whole cycles of lazy regularisation")
+    parser.add_argument("--seconds", type=float, default=10, help="for generating")
+    parser.add_argument("--note", default="", help="what else was going on, kept with the results")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        program, resolution, precision = arguments.one
+        print(json.dumps(measure(program, int(resolution), precision, arguments.steps, arguments.seconds)))
+        return
+    result = {"date": str(date.today()), "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__, "note": arguments.note}
+    out, rows = Path(__file__).parent/"results"/f"gan_training-{'-'.join(map(str, arguments.cases))}.json", []
+    out.parent.mkdir(exist_ok=True)
+    for resolution in arguments.cases:
+        for precision in arguments.precisions:
+            for program in CHANNELS:
+                command = [sys.executable, __file__, "--one", program, str(resolution), precision, "--steps", str(arguments.steps), "--seconds", str(arguments.seconds)]
+                rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
+                print(rows[-1])
+            ours, peers = rows[-2:]
+            print({"ratio": {name: round(ours[name]/peers[name], 2) for name in ours if name.endswith("per_second") and "gflop" not in name}})
+            out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
