@@ -73,28 +73,21 @@ def _start(folder, jobs, gpus, profile):
                                 env={**os.environ, **here}, preexec_fn=lambda: die_with_parent(driver))
 
 # %% ../../nbs/experiment/06_workflow.ipynb #63d1b20a
-def _stop(snakemake, cluster=False):
+def _stop(snakemake, cluster=False, patience=8.0):
     """Ends Snakemake and every run that it started; returns when those on this machine are gone.
 
-    With `cluster`, Snakemake is only interrupted and given the time to cancel its jobs.
+    With `cluster`, Snakemake is only interrupted first, and given a minute to cancel its jobs.
     """
     snakemake.send_signal(signal.SIGINT)
     if cluster:
-        _wait_for(snakemake, 60)
+        with suppress(subprocess.TimeoutExpired):
+            snakemake.wait(60)
     _signal_group(snakemake.pid, signal.SIGTERM)
-    _wait_for(snakemake, 8)
-    deadline = time.monotonic() + 8
-    while _signal_group(snakemake.pid, 0) and time.monotonic() < deadline:
+    deadline = time.monotonic() + patience
+    while (snakemake.poll() is None or _signal_group(snakemake.pid, 0)) and time.monotonic() < deadline:
         time.sleep(0.05)
     _signal_group(snakemake.pid, signal.SIGKILL)
     snakemake.wait()
-
-
-def _wait_for(process, seconds):
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        pass
 
 
 def _signal_group(group, number):
