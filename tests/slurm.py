@@ -5,7 +5,9 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
+_DEFAULT = Path("/etc/slurm")      # jobs don't inherit SLURM_CONF from the executor: the configuration must lie where SLURM looks
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 CONFIGURATION = """
 ClusterName=test
@@ -55,7 +57,7 @@ def missing_programs():
 
 
 def _configure(folder):
-    folder.chmod(0o755)
+    folder.mkdir()
     (folder/"key").write_bytes(os.urandom(128))
     (folder/"key").chmod(0o400)
     for name in ("state", "spool"):
@@ -68,13 +70,16 @@ def _configure(folder):
 def slurm(folder):
     """The environment in which SLURM's commands reach a cluster of one node, two cores and two (pretended) GPUs, kept in `folder`."""
     _configure(folder)
-    environment = {**os.environ, "SLURM_CONF": str(folder/"slurm.conf"), "PATH": os.environ["PATH"] + ":/usr/sbin"}
+    environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
     log = open(folder/"output.log", "w")
     start = lambda *words: subprocess.Popen(words, env=environment, stdout=log, stderr=log)
     munged = start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={folder}/key", f"--pid-file={folder}/munged.pid",
                    f"--log-file={folder}/munged.log", f"--seed-file={folder}/seed")
     processes = [munged]
+    found_at_the_usual_place = [_DEFAULT/name for name in ("slurm.conf", "gres.conf")]
     try:
+        for path in found_at_the_usual_place:
+            path.symlink_to(folder/path.name)
         _wait(lambda: (folder/"munge.socket").exists(), folder)
         processes += [start("slurmctld", "-D"), start("slurmd", "-D")]
         _wait(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True).stdout, folder)
@@ -85,6 +90,9 @@ def slurm(folder):
             process.terminate()
         for process in processes:
             process.wait(20)
+        for path in found_at_the_usual_place:
+            if path.is_symlink() and path.readlink().parent == folder:
+                path.unlink()
         log.close()
 
 

@@ -84,19 +84,25 @@ def _stop(snakemake, cluster=False, patience=8.0):
             snakemake.wait(60)
     _signal_group(snakemake.pid, signal.SIGTERM)
     deadline = time.monotonic() + patience
-    while (snakemake.poll() is None or _signal_group(snakemake.pid, 0)) and time.monotonic() < deadline:
+    while (snakemake.poll() is None or _is_alive(snakemake.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     _signal_group(snakemake.pid, signal.SIGKILL)
     snakemake.wait()
 
 
 def _signal_group(group, number):
-    """Sends a signal to a process group; False where nobody is left in it."""
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-        return True
-    except (ProcessLookupError, PermissionError):
-        return False
+
+
+def _is_alive(group):
+    """Whether a process of the group is left that is not a zombie; only Linux can tell."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):
+            state, _, owner = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(owner) == group and state != "Z":
+                return True
+    return False
 
 # %% ../../nbs/experiment/06_workflow.ipynb #8b577d16
 _SLURM_STATES = {
