@@ -162,7 +162,7 @@ class _KernelDied(Exception):
 DISK_FULL = "the disk is full: free some space and run the same command again"
 
 
-_WORDS_FOR_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "PytorchStreamWriter failed", "file write failed")
+_WORDS_FOR_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "inline_container")  # the last is PyTorch's, which names no cause
 
 
 def _reason(error):
