@@ -269,7 +269,7 @@ def _tell_failure(folder, name, error):
 # %% ../../nbs/experiment/04_execute.ipynb #2f6fc536
 def main():
     """`python -m medaug.experiment.execute DIR NAME`: exit status 0 if the run is done, 1 if it failed."""
-    folder, name = sys.argv[1:]
+    folder, name = Path(sys.argv[1]).resolve(), sys.argv[2]  # papermill changes the current folder
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stopped_by(folder, name))
     if os.environ.get("MEDAUG_DRIVER"):
