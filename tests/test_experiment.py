@@ -1,15 +1,21 @@
-"""`medaug run`: what it leaves, that it does nothing twice, and that being killed at any moment costs nothing but time."""
+"""`medaug run`: what it leaves, that it does nothing twice, that being killed at any moment costs nothing but time, and what it says when something fails."""
 import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from conftest import CHECKOUT
+from slurm import missing_programs, slurm
 
 EXPERIMENT = """
 dataset: d-heart
@@ -22,7 +28,7 @@ augmentation: [with]
 gan: {kimg: 0.4, batch: 8, channel_base: 128, channel_max: 8, z_dim: 8, w_dim: 8, mapping_layers: 2, snapshot_kimg: 0.2, ada_kimg: 1.0}
 unet: {epochs: 3, batch: 8, width: 4, depth: 2, learning_rate: 0.01}
 statistics: {test: rest}
-resources: {prepare: {threads: 1}, train_gan: {threads: 1}, generate: {threads: 1}, train_unet: {threads: 1}, compare: {threads: 1}}
+resources: {prepare: {threads: 2}, train_gan: {threads: 1}, generate: {threads: 1}, train_unet: {threads: 1}, compare: {threads: 1}}
 """
 SUB_DATASET = "D-HEART-8"
 pytestmark = pytest.mark.xdist_group("experiment")
@@ -37,7 +43,7 @@ def experiment(tmp_path_factory):
 
 def medaug(*words, python=sys.executable, **options):
     clean = {key: value for key, value in os.environ.items() if python == sys.executable or key != "PYTHONPATH"}
-    return subprocess.run([python, "-m", "medaug.experiment.cli", *map(str, words)], capture_output=True, text=True, env=clean, **options)
+    return subprocess.run([python, "-m", "medaug.experiment.cli", *map(str, words)], capture_output=True, text=True, **{"env": clean, **options})
 
 
 @pytest.fixture(scope="module")
@@ -92,49 +98,140 @@ def test_a_changed_parameter_repeats_what_depends_on_it_and_nothing_else(experim
     assert left == [*(f"train_unet-{SUB_DATASET}-seed0-{method}" for method in ("bl-w", "mc-sg-w-2", "mc-sg-w-3")), "compare"]
 
 
-def _start(experiment, out):
-    return subprocess.Popen([sys.executable, "-m", "medaug.experiment.cli", "run", str(experiment), "--out", str(out)],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
+def _start(experiment, out, *more, **options):
+    return subprocess.Popen([sys.executable, "-m", "medaug.experiment.cli", "run", str(experiment), "--out", str(out), *more],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, **options)
+
+
+KINDS = {"driver": "medaug.experiment.cli run", "snakemake": "-m snakemake", "run": "medaug.experiment.execute", "kernel": "start_kernel", "worker": "multiprocessing.spawn"}
 
 
 def _processes_in(folder):
-    """The command lines of all processes that name `folder` or work in it."""
-    found = []
-    for process in os.listdir("/proc"):
+    """All processes that name `folder` or work in it: number → which of `KINDS`, or its command line."""
+    found = {}
+    for process in filter(str.isdigit, os.listdir("/proc")):
         try:
-            where, words = os.readlink(f"/proc/{process}/cwd"), open(f"/proc/{process}/cmdline").read()
+            where, words = os.readlink(f"/proc/{process}/cwd"), open(f"/proc/{process}/cmdline").read().replace("\0", " ")
         except OSError:
             continue
         if str(folder) in where + words and int(process) != os.getpid():
-            found.append(words.replace("\0", " "))
+            found[int(process)] = next((kind for kind, mark in KINDS.items() if mark in words), words)
     return found
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_scores(experiment, finished, tmp_path):
-    """SIGKILL to the whole process group of the driver, ten times; what had ended before a kill is never done again."""
-    chance, out, written = random.Random(0), tmp_path/"out", {}
-    for _ in range(10):
-        process = _start(experiment, out)
-        try:
-            process.wait(chance.uniform(0.5, 9))
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
-        deadline = time.monotonic() + 10
-        while _processes_in(out) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not _processes_in(out), "something was left running"
-        now = {path.name: path.stat().st_mtime_ns for path in (out/"done").glob("*.json")}
-        assert now.items() >= written.items(), "a run that was done was done again"
-        written = now
+def _wait_until(true, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (answer := true()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+    return answer
+
+
+def _done(out):
+    return {path.name: path.stat().st_mtime_ns for path in (out/"done").glob("*.json")}
+
+
+def _kill_somebody(chance, out, kinds):
+    """SIGKILL to a process at work in `out`, of one of the `kinds` that are there; which kind it was."""
+    there = _wait_until(lambda: {number: kind for number, kind in _processes_in(out).items() if kind in kinds})
+    kind = chance.choice(sorted(set(there.values())))
+    try:
+        os.kill(chance.choice(sorted(number for number in there if there[number] == kind)), signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    return kind
+
+
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_scores(experiment, finished, tmp_path):
+    """SIGKILL to the driver, Snakemake, a run, a kernel or a worker; what had ended before a kill is never done again, and nothing is left running."""
+    chance, out, written, killed, process = random.Random(0), tmp_path/"out", {}, [], None
+    while len(killed) < 20:
+        if process is None or process.poll() is not None:
+            _wait_until(lambda: not _processes_in(out), 15)
+            process = _start(experiment, out)
+        time.sleep(chance.uniform(0.3, 4.5) if killed else 0)
+        if process.poll() is None:
+            killed.append(_kill_somebody(chance, out, KINDS if killed else ["worker"]))
+            if killed[-1] == "driver":
+                process.wait()
+        assert _done(out).items() >= written.items(), "a run that was done was done again"
+        written = _done(out)
+    process.kill()
+    process.wait()
+    _wait_until(lambda: not _processes_in(out), 15)
+    assert set(killed) >= {"driver", "snakemake", "run", "kernel", "worker"}
     assert _start(experiment, out).wait(300) == 0
-    assert {path.name: path.stat().st_mtime_ns for path in (out/"done").glob("*.json")}.items() >= written.items()
+    assert _done(out).items() >= written.items()
     assert (out/"scores.csv").read_bytes() == (finished/"scores.csv").read_bytes()
     assert (out/"fid.csv").read_bytes() == (finished/"fid.csv").read_bytes()
+
+
+@contextmanager
+def _full_disk(folder):
+    """A disk of 16 kB in place of `folder` for the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def _package_with(cell, folder):
+    """The environment of a copy of the package whose notebook train_unet runs `cell` once it knows its method."""
+    package = shutil.copytree(CHECKOUT/"medaug", folder/"medaug", ignore=shutil.ignore_patterns("__pycache__"))
+    path = package/"runs"/"train_unet.ipynb"
+    notebook = json.loads(path.read_text())
+    place = next(place for place, one in enumerate(notebook["cells"]) if "method = Method(" in "".join(one["source"]))
+    notebook["cells"].insert(place + 1, {"cell_type": "code", "id": "fault", "metadata": {}, "execution_count": None, "outputs": [], "source": cell})
+    path.write_text(json.dumps(notebook))
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+FAULT = """import os, signal
+if method.slug == "bl-w": raise ValueError("this cell raises")
+if method.slug == "mc-sg-w-2": os.kill(os.getpid(), signal.SIGKILL)"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="only root can make a small disk")
+def test_a_full_disk_a_raising_notebook_and_a_killed_kernel_are_told_and_mended(experiment, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path/"out", ignore=shutil.ignore_patterns("unets", "compare*", "train_unet-*", f"train_gan-{SUB_DATASET}-seed0-m-sg.json"))
+    with _full_disk(out/"unets"/f"{SUB_DATASET}-seed0"/"mc-sg-w-3"):
+        failed = medaug("run", experiment, "--out", out, env=_package_with(FAULT, tmp_path/"faulty"))
+    assert failed.returncode == 1
+    status = medaug("status", out).stdout
+    for method, reason in (("BL + w.", "ValueError: this cell raises"), ("MC-SG + w. + 2", "it was killed from outside (SIGKILL), most likely by the system for want of memory"),
+                           ("MC-SG + w. + 3", "the disk is full")):
+        assert f"failed   train U-Net {method} on {SUB_DATASET}: {reason}" in status, status
+        assert f"train U-Net {method} on {SUB_DATASET}: failed: {reason}" in failed.stdout
+    for method, error in (("bl-w", "ValueError"), ("mc-sg-w-2", "DeadKernelError")):
+        notebook = json.loads((out/"notebooks"/f"train_unet-{SUB_DATASET}-seed0-{method}.ipynb").read_text())
+        assert [output["ename"] for cell in notebook["cells"] for output in cell.get("outputs", []) if output["output_type"] == "error"] == [error]
+    assert (out/"done"/f"train_gan-{SUB_DATASET}-seed0-m-sg.json").is_file(), "everything else finishes"
+    assert medaug("run", experiment, "--out", out).returncode == 0
+    assert (out/"scores.csv").read_bytes() == (finished/"scores.csv").read_bytes()
+
+
+@pytest.mark.skipif(bool(missing_programs() or os.geteuid()) and "CI" not in os.environ, reason="needs root and Debian's slurm-wlm and munge")
+def test_on_a_slurm_cluster_the_scores_are_the_same_and_a_job_that_runs_out_of_time_is_told(finished, tmp_path):
+    """Each run is a job of its own; C-SG's is ended by SLURM's time limit, of which its last second is set to now."""
+    experiment, out, impatient = tmp_path/"small.yaml", tmp_path/"out", tmp_path/"impatient"
+    impatient.mkdir()
+    profile = CHECKOUT/"medaug"/"workflow"/"profiles"/"slurm-without-accounting"/"config.v9+.yaml"
+    (impatient/profile.name).write_text(profile.read_text().replace("checks: 5", "checks: 1"))
+    experiment.write_text(EXPERIMENT.replace("train_gan: {threads: 1}", "train_gan: {threads: 1, partition: test, minutes: 30, memory_mb: 1000}"))
+    c_sg = f"train_gan-{SUB_DATASET}-seed0-c-sg"
+    with slurm(tmp_path/"slurm") as cluster:
+        job = lambda: subprocess.run(["squeue", "-h", "-t", "R", "-o", "%i %k"], env=cluster, capture_output=True, text=True).stdout
+        first = _start(experiment, out, "--profile", "slurm-without-accounting", env=cluster)
+        _wait_until((out/"state"/f"{c_sg}.json").exists, 120)
+        number = next(line.split()[0] for line in job().splitlines() if "c-sg" in line)
+        subprocess.run(["scontrol", "update", f"JobId={number}", "EndTime=now+1"], env=cluster, check=True)
+        assert first.wait(300) == 1
+        status = medaug("status", out).stdout
+        assert f"failed   train C-SG on {SUB_DATASET}: SLURM ended the job at its time limit: give train_gan more minutes" in status, status
+        assert _start(experiment, out, "--profile", str(impatient), env=cluster).wait(300) == 0, "with a profile of one's own"
+    assert (out/"scores.csv").read_bytes() == (finished/"scores.csv").read_bytes()
 
 
 def test_two_at_once_on_one_folder(experiment, tmp_path):

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
@@ -28,7 +29,11 @@ def _status(given):
     """What is done, running, failed and left of an experiment."""
     from medaug.experiment.status import status_text, watch
 
-    watch(given.folder) if given.watch else _say(status_text(given.folder))
+    if not given.watch:
+        _say(status_text(given.folder))
+        return 0
+    with suppress(KeyboardInterrupt):
+        watch(given.folder)
     return 0
 
 

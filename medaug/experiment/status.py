@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .estimate import in_words
-from .execute import read_state
+from .execute import KILLED, read_state
 from .processes import is_alive
 from .runs import STAGES, done_runs, read_plan
 from .workflow import last_line
@@ -47,7 +47,7 @@ def _state_of(run, folder, done):
     if told is None:
         return "left", {}
     if told["state"] == "running" and told.get("host") == socket.gethostname() and not is_alive(told["pid"]):
-        return "stopped", {**told, "reason": "its process was killed"}
+        return "stopped", {**told, "reason": KILLED}
     return told["state"], told
 
 # %% ../../nbs/experiment/07_status.ipynb #f3c4dab5
