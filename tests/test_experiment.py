@@ -153,7 +153,7 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_scores(experiment
         if process.poll() is None:
             killed.append(_kill_somebody(chance, out, KINDS if killed else ["worker"]))
             if killed[-1] == "driver":
-                process.wait()
+                process.wait(30)
         assert _done(out).items() >= written.items(), "a run that was done was done again"
         written = _done(out)
     process.kill()
