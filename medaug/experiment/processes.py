@@ -138,6 +138,7 @@ def only_one(path, what):
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}, file)
         file.flush()
         yield
+        file.truncate(0)
 
 
 def _holder(path):

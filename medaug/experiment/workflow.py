@@ -82,11 +82,11 @@ def _stop(snakemake, cluster=False, patience=8.0):
     if cluster:
         with suppress(subprocess.TimeoutExpired):
             snakemake.wait(60)
-    _signal_group(snakemake.pid, signal.SIGTERM)
-    deadline = time.monotonic() + patience
-    while (snakemake.poll() is None or _is_alive(snakemake.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    _signal_group(snakemake.pid, signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal_group(snakemake.pid, number)
+        deadline = time.monotonic() + patience
+        while (snakemake.poll() is None or _is_alive(snakemake.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
     snakemake.wait()
 
 
@@ -236,8 +236,9 @@ def describe(runs, done, experiment, jobs, gpus):
         lines.append(f"{run.name}: {time_needed}; {use}" + (f"; needs {_shortened(run.needs)}" if run.needs else ""))
     left = [run for run in runs if run.name not in done]
     for stage in STAGES:
-        count, hours = sum(run.stage == stage for run in left), sum(guesses[run.name] for run in left if run.stage == stage) / 3600
-        lines.append(f"{stage}: {count} runs, about {hours:,.1f} hours")
+        times = [guesses[run.name] for run in left if run.stage == stage]
+        if times:
+            lines.append(f"{stage}: {len(times)} run{'s' * (len(times) > 1)}, about {in_words(sum(times))}")
     end = time_to_end({run.name: guesses[run.name] for run in left}, {run.name: [need for need in run.needs if need not in done] for run in left},
                       {run.name: 1 if gpus else run.resources["threads"] for run in left}, len(gpus) or jobs)
     machine = f"{len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else f"{jobs} CPU cores"

@@ -21,6 +21,7 @@ import torch
 
 from ..data.splits import guard
 from ..data.store import intensity_range, read_ahead
+from ..devices import make_fabric
 from ..errors import UserError
 from ..files import value_hash, whole_file, write_text
 from .checkpoints import GANS, DataDescription, GanConfig, labels_of, read_checkpoint, save_checkpoint, to_gan
@@ -253,7 +254,6 @@ def train_gan(store, split, config, out, watch=None):
     outside `split.train`; `UserError` for what the user can mend, and where a loss is no longer a number or the generator
     has collapsed: the snapshot is then the last good one.
     """
-    from lightning_fabric import Fabric
     out = Path(out)
     _check(store, config)
     data = describe_data(store, split)
@@ -262,7 +262,7 @@ def train_gan(store, split, config, out, watch=None):
         _own(out/"checkpoint.pt", request)
         return out/"checkpoint.pt"
     several = config.devices > 1
-    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision, strategy="ddp_spawn" if several else "auto")
+    fabric = make_fabric(config.precision, config.devices)
     # Fabric looks into the arguments of what it launches, and stumbles over frozen dataclasses: bound beforehand they are left alone
     fabric.launch(partial(_train, store=store, split=split, config=config, data=data, request=request, out=out, watch=None if several else watch))
     return out/"checkpoint.pt"

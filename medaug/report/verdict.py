@@ -127,7 +127,7 @@ def _sentence(comparison, found, better, worse):
     if not better and not worse:
         return f"{on}, no {one} scored significantly better or worse than its baseline ({count} comparisons). {_NO_PROOF}"
     if len(found) == 1:
-        counts = [f"{len(found[names[0]][side])}{'' if place else f' of {count} {several} scored'} significantly {word}" for place, (side, word, names) in enumerate(one for one in words if one[2])]
+        counts = [f"{len(found[names[0]][side])}{'' if place else f' of {count} {one if count == 1 else several} scored'} significantly {word}" for place, (side, word, names) in enumerate(one for one in words if one[2])]
         return f"{on}, " + " than the baseline, and ".join(counts) + ("." if len(counts) > 1 else " than the baseline.")
     return f"{several.capitalize()} scored significantly " + "; and significantly ".join(f"{word} than the baseline {_counted(found, side, count)}" for side, word, names in words if names) + "."
 

@@ -18,6 +18,7 @@ from torch import nn
 from ..data.datasets import find_dataset
 from ..data.store import read_ahead
 from ..data.transforms import augment
+from ..devices import make_fabric
 from ..errors import UserError
 from ..files import value_hash, whole_file, write_text
 from ..memory import keep_memory
@@ -208,7 +209,6 @@ def train_unet(store, split, config, out, generated=None, flip=None):
     with the same bits as an undisturbed run. Writes `out/curves.csv` after each epoch.
     Raises `LeakError` for patients outside `split.train`, `UserError` for what the user can mend.
     """
-    from lightning_fabric import Fabric
     out = Path(out)
     slices = TrainingSlices(store, split, generated, config.generated)
     _check_resolution(store, config)
@@ -217,7 +217,7 @@ def train_unet(store, split, config, out, generated=None, flip=None):
     if (out/"checkpoint.pt").is_file():
         _read_own(out/"checkpoint.pt", request)
         return out/"checkpoint.pt"
-    fabric = Fabric(accelerator="auto", devices=config.devices, precision=config.precision, strategy="ddp_spawn" if config.devices > 1 else "auto")
+    fabric = make_fabric(config.precision, config.devices)
     # Fabric looks into the arguments of what it launches, and stumbles over frozen dataclasses: bound beforehand they are left alone
     fabric.launch(partial(_train, store=store, split=split, config=config, out=out, slices=slices, flip=flip, request=request, describe=_description(store, split, config)))
     return out/"checkpoint.pt"
