@@ -79,6 +79,8 @@ def slurm(folder):
     found_at_the_usual_place = [_DEFAULT/name for name in ("slurm.conf", "gres.conf")]
     try:
         for path in found_at_the_usual_place:
+            if path.is_symlink() and "pytest-of-" in str(path.readlink()):      # of a test that was killed
+                path.unlink()
             path.symlink_to(folder/path.name)
         _wait(lambda: (folder/"munge.socket").exists(), folder)
         processes += [start("slurmctld", "-D"), start("slurmd", "-D")]

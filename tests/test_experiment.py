@@ -131,10 +131,10 @@ def _done(out):
     return {path.name: path.stat().st_mtime_ns for path in (out/"done").glob("*.json")}
 
 
-def _kill_somebody(chance, out, kinds):
-    """SIGKILL to a process at work in `out`, of one of the `kinds` that are there; which kind it was."""
+def _kill_somebody(chance, out, kinds, killed):
+    """SIGKILL to a process at work in `out`, of that kind among the `kinds` that was `killed` least; which kind it was."""
     there = _wait_until(lambda: {number: kind for number, kind in _processes_in(out).items() if kind in kinds})
-    kind = chance.choice(sorted(set(there.values())))
+    kind = min(sorted(set(there.values())), key=killed.count)
     try:
         os.kill(chance.choice(sorted(number for number in there if there[number] == kind)), signal.SIGKILL)
     except ProcessLookupError:
@@ -151,7 +151,7 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_scores(experiment
             process = _start(experiment, out)
         time.sleep(chance.uniform(0.3, 4.5) if killed else 0)
         if process.poll() is None:
-            killed.append(_kill_somebody(chance, out, KINDS if killed else ["worker"]))
+            killed.append(_kill_somebody(chance, out, KINDS if killed else ["worker"], killed))
             if killed[-1] == "driver":
                 process.wait(30)
         assert _done(out).items() >= written.items(), "a run that was done was done again"

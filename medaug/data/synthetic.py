@@ -50,6 +50,7 @@ def intensity_mapping(intensities, store, patients=None):
     """A (factor, offset) for each modality that brings `intensities` to those of `store`; None for 'scanner', which is prepared like a real one.
 
     `intensities`: 'scanner', 'store', or (low, high), which become the percentiles 0.1 and 99.9 of `patients` (all by default).
+    Raises `UserError` for anything else.
     """
     if isinstance(intensities, str):
         if intensities not in ("scanner", "store"):
