@@ -15,6 +15,11 @@ os.environ.setdefault("MPLBACKEND", "agg")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One more worker than cores: tests with a browser, a server or a cluster wait much of their time."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
 def copy_of_checkout(target):
     """The checkout without what git ignores, at `target`."""
     ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", "demo", "overnight", "_docs", "_proc", ".pytest_cache")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -131,39 +131,43 @@ def _done(out):
     return {path.name: path.stat().st_mtime_ns for path in (out/"done").glob("*.json")}
 
 
-def _kill_somebody(chance, out, kinds, killed):
-    """SIGKILL to a process at work in `out`, of that kind among the `kinds` that was `killed` least; which kind it was."""
-    there = _wait_until(lambda: {number: kind for number, kind in _processes_in(out).items() if kind in kinds})
-    kind = min(sorted(set(there.values())), key=killed.count)
-    try:
-        os.kill(chance.choice(sorted(number for number in there if there[number] == kind)), signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    return kind
+def _numbers_of(kind, out):
+    return sorted(number for number, what in _processes_in(out).items() if what == kind)
+
+
+def _kill(kind, chance, out):
+    """SIGKILL to a process of that kind at work in `out`; whether there was one."""
+    for number in chance.sample(numbers := _numbers_of(kind, out), len(numbers)):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+            return True
+    return False
 
 
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_scores(experiment, finished, tmp_path):
-    """SIGKILL to the driver, Snakemake, a run, a kernel or a worker; what had ended before a kill is never done again, and nothing is left running."""
-    chance, out, written, killed, process = random.Random(0), tmp_path/"out", {}, [], None
-    while len(killed) < 20:
+    """SIGKILL to a worker, a run, a kernel, the driver and Snakemake in turn; what had ended before a kill is never done again, and nothing is left running."""
+    chance, kinds, process = random.Random(0), ["worker", *["run", "driver", "kernel", "snakemake"]*5][:20], None
+    out, written = tmp_path/"out0", {}
+    while kinds or process.poll() is None or process.returncode:
+        if process is not None and process.poll() == 0:     # it ended in spite of everything: once more in another folder
+            _same_results(out, finished)
+            out, written = tmp_path/f"out{len(kinds)}", {}
         if process is None or process.poll() is not None:
             _wait_until(lambda: not _processes_in(out), 15)
             process = _start(experiment, out)
-        time.sleep(chance.uniform(0.3, 4.5) if killed else 0)
-        if process.poll() is None:
-            killed.append(_kill_somebody(chance, out, KINDS if killed else ["worker"], killed))
-            if killed[-1] == "driver":
-                process.wait(30)
+        _wait_until(lambda: process.poll() is not None or kinds and _numbers_of(kinds[0], out), 300)
+        time.sleep(chance.uniform(0, 1))
+        if kinds and _kill(kinds[0], chance, out) and kinds.pop(0) in ("driver", "snakemake"):
+            process.wait(30)
         assert _done(out).items() >= written.items(), "a run that was done was done again"
         written = _done(out)
-    process.kill()
-    process.wait()
     _wait_until(lambda: not _processes_in(out), 15)
-    assert set(killed) >= {"driver", "snakemake", "run", "kernel", "worker"}
-    assert _start(experiment, out).wait(300) == 0
-    assert _done(out).items() >= written.items()
-    assert (out/"scores.csv").read_bytes() == (finished/"scores.csv").read_bytes()
-    assert (out/"fid.csv").read_bytes() == (finished/"fid.csv").read_bytes()
+    _same_results(out, finished)
+
+
+def _same_results(out, finished):
+    for name in ("scores.csv", "fid.csv"):
+        assert (out/name).read_bytes() == (finished/name).read_bytes()
 
 
 @contextmanager
