@@ -1,16 +1,18 @@
 """How many patients a minute does `prepare` do, on one core and on two?
 
-Phantoms of BraTS20 (4 modalities with N4) and of D-HEART. On one core this process does all patients, on two a pool of two processes,
+Phantoms of BraTS20 (4 modalities with N4) and of D-HEART. On one core one process does all patients, on two a pool of two processes,
 whose start is part of the time. Beside the wall's clock the processor's own seconds, of all processes together: they tell what two
 processes cost more than one even where other work keeps the cores from them.
 Writes results/prepare_patients.json: patients a minute, median and range of the repetitions, and the ratio of two cores to one.
 
     python benchmarks/prepare_patients.py [FOLDER]
 """
+import multiprocessing
 import os
 import resource
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from machine import machine, median_and_range, run_in_folder, write_results
@@ -19,7 +21,7 @@ from medaug.data.datasets import DATASETS
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset
 
-SETS = {"brats20": dict(patients=6, size=96, depth=32), "d-heart": dict(patients=20, size=192, depth=48)}
+SETS = {"brats20": dict(patients=8, size=128, depth=64), "d-heart": dict(patients=80, size=192, depth=48)}
 REPETITIONS = 3
 
 
@@ -35,12 +37,13 @@ def measure(row, root, store, processes, patients):
     return 60*patients/(time.perf_counter() - start), (processor_seconds() - used)/patients
 
 
-def on_cores(cores, work):
-    """`work()` while this process and those that it starts may use the first `cores` of its cores."""
+def on_cores(cores, work, *arguments):
+    """`work(*arguments)` in a process of its own that may use the first `cores` of this one's cores, with every thread it ever starts."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:cores])
     try:
-        return work()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(work, *arguments).result()
     finally:
         os.sched_setaffinity(0, allowed)
 
@@ -52,7 +55,7 @@ def main(folder):
         runs = {cores: [] for cores in (1, 2)}
         for _ in range(REPETITIONS):  # by turns, so that what else the machine does meets both alike
             for cores in runs:
-                runs[cores].append(on_cores(cores, lambda: measure(row, root, folder/"store", cores, settings["patients"])))
+                runs[cores].append(on_cores(cores, measure, row, root, folder/"store", cores, settings["patients"]))
         told[name] = dict(settings)
         for cores, found in runs.items():
             told[name][f"patients a minute, {cores} core{'s'*(cores > 1)}"] = median_and_range([rate for rate, _ in found], 1)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from conftest import CHECKOUT
@@ -216,6 +217,12 @@ def test_a_full_disk_a_raising_notebook_and_a_killed_kernel_are_told_and_mended(
     assert (out/"scores.csv").read_bytes() == (finished/"scores.csv").read_bytes()
 
 
+def _kernel_of(name):
+    """The processes that the run of that name has started."""
+    runs = [process for process in psutil.process_iter(["cmdline"]) if name in (process.info["cmdline"] or ())]
+    return [child for run in runs for child in run.children(recursive=True)]
+
+
 @pytest.mark.skipif(bool(missing_programs() or os.geteuid()) and "CI" not in os.environ, reason="needs root and Debian's slurm-wlm and munge")
 def test_on_a_slurm_cluster_the_scores_are_the_same_and_a_job_that_runs_out_of_time_is_told(finished, tmp_path):
     """Each run is a job of its own; C-SG's is ended by SLURM's time limit, of which its last second is set to now."""
@@ -228,7 +235,8 @@ def test_on_a_slurm_cluster_the_scores_are_the_same_and_a_job_that_runs_out_of_t
     with slurm(tmp_path/"slurm") as cluster:
         job = lambda: subprocess.run(["squeue", "-h", "-t", "R", "-o", "%i %k"], env=cluster, capture_output=True, text=True).stdout
         first = _start(experiment, out, "--profile", "slurm-without-accounting", env=cluster)
-        _wait_until((out/"state"/f"{c_sg}.json").exists, 120)
+        for process in _wait_until(lambda: _kernel_of(c_sg), 120):
+            process.suspend()       # so that it cannot end before its time
         number = next(line.split()[0] for line in job().splitlines() if "c-sg" in line)
         subprocess.run(["scontrol", "update", f"JobId={number}", "EndTime=now+1"], env=cluster, check=True)
         assert first.wait(300) == 1
