@@ -73,9 +73,11 @@ def execute_here(folder, run):
 
 def overhead(folder, run):
     runs, works = [], []
+    record = (folder/"done"/f"{run.name}.json").read_bytes()
+    forget(folder, run)
+    (folder/run.out).mkdir(parents=True, exist_ok=True)
     execute_here(folder, run)
     for _ in range(REPETITIONS):
-        record = (folder/"done"/f"{run.name}.json").read_bytes()
         forget(folder, run)
         runs.append(timed(lambda: execute(folder, run)))
         forget(folder, run)

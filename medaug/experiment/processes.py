@@ -8,6 +8,7 @@ __all__ = ['wait_for_any', 'is_alive', 'die_with_parent', 'when_ended', 'start_k
 
 # %% ../../nbs/experiment/03_processes.ipynb #1fc15188
 import fcntl
+import importlib
 import json
 import os
 import select
@@ -106,6 +107,8 @@ def start_kernel():
     parent = os.getppid()
     _end_group_after(os.getpgid(0), os.getpid(), parent)
     die_with_parent(parent)
+    sys.modules.setdefault("rfc3987_syntax", None)  # checks internationalised web addresses, which MONAI's imports come to, and takes seconds
+    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()   # while Jupyter's greetings wait for each other
     from ipykernel.kernelapp import launch_new_instance
 
     launch_new_instance()

@@ -19,7 +19,6 @@ from ..data.datasets import find_dataset, find_patients
 from ..data.splits import split_patients
 from ..data.store import SliceStore
 from ..errors import UserError
-from ..evaluation.fidelity import mask_faithfulness
 from .methods import Method
 from .runs import done_runs, read_plan, read_record, sub_dataset_folder
 from ..seg.predict import load_unet
@@ -152,5 +151,6 @@ def write_faithfulness(folder):
 def _faithfulness(folder, generation, baseline):
     given, store = generation.parameters, SliceStore(folder/"notebooks"/generation.parameters["store"])
     split = split_patients(store.patients, given["patients"], given["seed"], baseline.parameters["test"])
+    from medaug.evaluation.fidelity import mask_faithfulness     # only comparison runs need it, and every run imports this module
     table = mask_faithfulness(load_unet(folder/baseline.out/"checkpoint.pt"), SliceStore(folder/generation.out/"store"), store, split.test)
     return table.assign(dataset=store.dataset, patients=given["patients"], seed=given["seed"], pipeline=given["pipeline"])

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.datasets import find_patients
-from ..data.synthetic import synthetic_row
 from ..errors import UserError
 from .methods import PIPELINES
 from .plan import gan_settings, unet_settings
@@ -131,6 +130,7 @@ def _plan_generation(drawn, pipeline, prepared):
 
 def _plan_synthetic(drawn, name, prepared):
     """The run that takes over synthetic patients that others made; `UserError` where there are too few."""
+    from medaug.data.synthetic import synthetic_row      # reads volumes, and a quarter of a second is much to every run that doesn't
     experiment, given = drawn.experiment, drawn.experiment.synthetic[name]
     root, most = Path(given.root).expanduser().resolve(), max(experiment.generated)
     row = synthetic_row(root, experiment.row)
