@@ -60,7 +60,7 @@ def gflop(forward):
 
 def medaug(resolution, precision):
     """(one training step, generating one batch, GFLOP of one image forward through both networks)."""
-    from lightning_fabric import Fabric
+    from medaug.devices import make_fabric
     from medaug.gan.checkpoints import DataDescription, GanConfig
     from medaug.gan.steps import make_players, train_step
     from medaug.memory import keep_memory
@@ -69,7 +69,7 @@ def medaug(resolution, precision):
     base, largest, batch, _ = CASES[resolution]
     config = GanConfig("b-sg", resolution, batch=batch, ada=False, channel_base=base, channel_max=largest, precision="bf16-mixed" if precision == "bf16" else "32-true")
     data = DataDescription("none", ("a", "b"), ("c", "d"), resolution, ((0., 1.),)*2, 8, (1., 1., 1.), 2, ("p",), "none")
-    fabric = Fabric(accelerator="cpu", devices=1, precision=config.precision)
+    fabric = make_fabric(config.precision, accelerator="cpu")
     players, _ = make_players(config, data)
     real, z = torch.randn(batch, 5, resolution, resolution), torch.randn(batch, config.z_dim)
 
