@@ -149,13 +149,16 @@ def execute(path, cache, package):
     if kept.is_file():
         shutil.copyfile(kept, path)
         return
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
     still = [cell for cell in notebook.cells if _stands_still(cell)]
     for cell in still:
         cell.cell_type = "raw"
-    NotebookClient(notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    with tempfile.TemporaryDirectory() as sockets:      # files, because two kernels that start at once may choose the same port
+        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
+        NotebookClient(notebook, km=manager, timeout=1200, resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in still:
         cell.cell_type = "code"
     for cell in notebook.cells:
