@@ -1,0 +1,164 @@
+"""Do the GANs learn phantom brain tumours at 64 × 64 in less than an hour: do images show their masks, and are they closer to real ones afterwards?
+
+    python benchmarks/gan_phantom.py [FOLDER] [--trainings b-sg c-sg m-sg b-sg-12-patients b-sg-12-patients-ada]
+
+Phantoms of BraTS20, split 60/20/20 into training, validation and test patients. Each GAN is trained in one process with one thread, two at a
+time. The judge is a U-Net trained on the real training slices; mask faithfulness is its DSC on generated images against the masks that they
+were made with (C-SG: the label maps of the real test patients, and those of M-SG where that was trained; B-SG: its own), beside its DSC on the
+real test patients. The Fréchet distance is one of random CNN features (no FID), from generated to training slices, of the first weights and of
+the trained ones; training to held-out slices tells how far real slices are. On 12 patients B-SG is trained with and without ADA. A second run in the same FOLDER goes on where the first stopped.
+Writes results/gan_phantom.json and the pictures nbs/images/gan-phantom-*.png.
+"""
+import argparse
+import csv
+import json
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nibabel
+import numpy as np
+import torch
+
+from machine import machine, write_results
+from medaug.data.datasets import find_dataset
+from medaug.data.phantom import write_phantom
+from medaug.data.prepare import prepare_dataset, store_generated
+from medaug.data.splits import split_patients
+from medaug.data.store import SliceStore
+from medaug.data.volumes import slices_to_volume
+from medaug.evaluation.features import random_features
+from medaug.evaluation.fid import distances_to_real
+from medaug.evaluation.fidelity import mask_faithfulness
+from medaug.gan.checkpoints import load_checkpoint
+from medaug.gan.config import GanConfig
+from medaug.gan.generate import generate_mc_sg, generate_patients
+from medaug.gan.training import train_gan
+from medaug.gan.watch import progress_figure
+from medaug.seg.config import UNetConfig
+from medaug.seg.predict import load_unet
+from medaug.seg.training import train_unet
+
+SIZE, DEPTH, PATIENTS, GENERATED = 64, 20, 60, 24
+GAN = dict(resolution=SIZE, kimg=60, batch=8, ada=False, r1_gamma=5.0, path_length_weight=0.2, channel_base=1024, channel_max=64, z_dim=64, w_dim=128,
+           mapping_layers=4, snapshot_kimg=10.0)
+# name → (GAN, how many of the training patients it sees, what is set otherwise)
+TRAININGS = {"b-sg": ("b-sg", None, {}), "c-sg": ("c-sg", None, {}), "m-sg": ("m-sg", None, {}),
+             "b-sg-12-patients": ("b-sg", 12, {"kimg": 24}), "b-sg-12-patients-ada": ("b-sg", 12, {"kimg": 24, "ada": True, "ada_kimg": 20})}
+JUDGE = UNetConfig(epochs=30, batch=16, width=16, depth=4, learning_rate=1e-3, per_class=True, augmentation=True)
+PICTURES = Path(__file__).parent.parent/"nbs"/"images"
+
+
+def prepared(folder):
+    """(store, split) of the phantoms."""
+    row = find_dataset("brats20")
+    if not (folder/"raw").is_dir():
+        write_phantom(row, folder/"raw.partial", patients=PATIENTS, size=SIZE, depth=DEPTH, progress_bar=False)
+        (folder/"raw.partial").rename(folder/"raw")
+    store = prepare_dataset(row, folder/"raw", folder/"store", resolution=SIZE, iterations=(20, 20), progress_bar=False)
+    return store, split_patients(store.patients, PATIENTS, 0)
+
+
+def training_split(split, name):
+    """The split with as many training patients as the training of that name has."""
+    return replace(split, train=split.train[:TRAININGS[name][1]])
+
+
+def trained(folder, name):
+    """Trains in a process of its own with one thread, and leaves the minutes of the processor that it took; then the same with a single step."""
+    torch.set_num_threads(1)
+    gan, _, changes = TRAININGS[name]
+    store = SliceStore(folder/"store")
+    split, config, begin = training_split(split_patients(store.patients, PATIENTS, 0), name), GanConfig(gan, **GAN | changes), time.process_time()
+    there = (folder/name/"checkpoint.pt").is_file()
+    train_gan(store, split, config, folder/name)
+    if not there:
+        (folder/name/"minutes.json").write_text(json.dumps(round((time.process_time() - begin)/60, 1)))
+    train_gan(store, split, replace(config, kimg=config.batch/1000), folder/f"{name}-first")
+
+
+def label_maps(store, patients, folder):
+    """A folder of the label maps of real patients in the store's grid, for C-SG."""
+    folder.mkdir(exist_ok=True)
+    for patient in map(store.patient, patients):
+        volume = slices_to_volume(np.asarray(patient.labels), patient.slice_axis)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder/f"{patient.id}.nii.gz")
+    return folder
+
+
+def generated(folder, name, checkpoint, store, masks):
+    """A store of patients that the GAN of a checkpoint makes; C-SG for the label maps in `masks`, each once."""
+    of_masks = {"masks_from": masks} if load_checkpoint(checkpoint).config.gan == "c-sg" else {}
+    made = generate_patients(checkpoint, folder/f"{name}-patients", len(list(masks.iterdir())) if of_masks else GENERATED, **of_masks)
+    return store_generated(made, folder/f"{name}-store", store, progress_bar=False)
+
+
+def distance(store, split, made):
+    """The Fréchet distances of a store of generated patients to the training and to the held-out slices, mean over modalities."""
+    table = distances_to_real(store, split.train, made, split.test, [random_features()])
+    means = table[table.modality == "mean"].set_index("measure").value.round(4)
+    return {"generated to training": means.iloc[0], "training to held-out": means.iloc[1], "generated to held-out": means.iloc[2]}
+
+
+def picture(folder, name):
+    """The curves over the last samples, as the notebook of the training showed them."""
+    with open(folder/name/"curves.csv") as file:
+        rows = [[float(value or "nan") for value in row] for row in list(csv.reader(file))[1:]]
+    last = max((folder/name).glob("samples-*.png"), key=lambda path: path.stat().st_mtime)
+    progress_figure(rows, plt.imread(last), 0.6 if "ada" in name else None).savefig(PICTURES/f"gan-phantom-{name}.png")
+
+
+def report(folder, name, store, split, judge, masks):
+    """What is to be said about one trained GAN."""
+    gan = load_checkpoint(folder/name/"checkpoint.pt").config.gan
+    told = {"training patients": len(split.train), "training slices": len(store.slices(split.train)), "kimg": round(load_checkpoint(folder/name/"checkpoint.pt").kimg, 1),
+            "minutes of one core": json.loads((folder/name/"minutes.json").read_text())}
+    picture(folder, name)
+    if gan == "m-sg":
+        return told
+    made = generated(folder, name, folder/name/"checkpoint.pt", store, masks)
+    first = generated(folder, f"{name}-first", folder/f"{name}-first"/"checkpoint.pt", store, masks)
+    return {**told, "distance with the first weights": distance(store, split, first), "distance after training": distance(store, split, made),
+            "mask faithfulness": faithfulness(judge, made, store, split)}
+
+
+def faithfulness(judge, made, store, split):
+    table = mask_faithfulness(judge, made, store, split.test).set_index("class").round(3)
+    return {name: dict(row) for name, row in table.iterrows()}
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("folder", nargs="?", type=Path)
+    arguments.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=list(TRAININGS))
+    given = arguments.parse_args()
+    if given.folder:
+        measure(given.folder, given.trainings)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), given.trainings)
+
+
+def measure(folder, names):
+    store, split = prepared(folder)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(partial(trained, folder), names))
+    torch.set_num_threads(2)
+    judge = load_unet(train_unet(store, split, JUDGE, folder/"judge"))
+    masks = label_maps(store, split.test, folder/"masks")
+    told = {name: report(folder, name, store, training_split(split, name), judge, masks) for name in names}
+    if {"m-sg", "c-sg"} <= set(names):
+        made = generate_mc_sg(folder/"m-sg"/"checkpoint.pt", folder/"c-sg"/"checkpoint.pt", folder/"mc-sg-patients", GENERATED)
+        made = store_generated(made, folder/"mc-sg-store", store, progress_bar=False)
+        told["mc-sg"] = {"distance after training": distance(store, split, made), "mask faithfulness": faithfulness(judge, made, store, split)}
+    write_results(__file__, {**machine("torch"), "slice": f"{SIZE} × {SIZE}", "patients": {"training": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+                             "features": random_features().name, "GAN": GAN, "the judge's epochs": JUDGE.epochs, **told})
+
+
+if __name__ == "__main__":
+    main()
