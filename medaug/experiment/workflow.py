@@ -231,7 +231,8 @@ def describe(runs, done, experiment, jobs, gpus):
     guesses = _guesses(runs, experiment, gpus)
     lines = []
     for run in runs:
-        use = f"{run.resources['threads']} threads, {run.resources['memory_mb'] / 1000:g} GB" + (", 1 GPU" if gpus and run.resources["gpus"] else "")
+        threads = run.resources["threads"]
+        use = f"{threads} thread{'s' * (threads > 1)}, up to {run.resources['memory_mb'] / 1000:g} GB" + (", 1 GPU" if gpus and run.resources["gpus"] else "")
         time_needed = "done" if run.name in done else f"about {in_words(guesses[run.name])}"
         lines.append(f"{run.name}: {time_needed}; {use}" + (f"; needs {_shortened(run.needs)}" if run.needs else ""))
     left = [run for run in runs if run.name not in done]
