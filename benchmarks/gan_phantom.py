@@ -75,9 +75,9 @@ def trained(folder, name):
     gan, _, changes = TRAININGS[name]
     store = SliceStore(folder/"store")
     split, config, begin = training_split(split_patients(store.patients, PATIENTS, 0), name), GanConfig(gan, **GAN | changes), time.process_time()
-    there = (folder/name/"checkpoint.pt").is_file()
+    begun = (folder/name).exists()
     train_gan(store, split, config, folder/name)
-    if not there:
+    if not begun:       # of a training that was stopped in between the minutes are not known
         (folder/name/"minutes.json").write_text(json.dumps(round((time.process_time() - begin)/60, 1)))
     train_gan(store, split, replace(config, kimg=config.batch/1000), folder/f"{name}-first")
 
@@ -116,8 +116,9 @@ def picture(folder, name):
 def report(folder, name, store, split, judge, masks):
     """What is to be said about one trained GAN."""
     gan = load_checkpoint(folder/name/"checkpoint.pt").config.gan
+    taken = folder/name/"minutes.json"
     told = {"training patients": len(split.train), "training slices": len(store.slices(split.train)), "kimg": round(load_checkpoint(folder/name/"checkpoint.pt").kimg, 1),
-            "minutes of one core": json.loads((folder/name/"minutes.json").read_text())}
+            "minutes of one core": json.loads(taken.read_text()) if taken.is_file() else "not known: it was stopped in between"}
     picture(folder, name)
     if gan == "m-sg":
         return told

@@ -59,8 +59,8 @@ def intensity_mapping(intensities, store, patients=None):
     low, high = (float(value) for value in intensities)
     if not low < high:
         raise UserError(f"intensities: {low:g}, {high:g}", "are not a lowest and a highest value", "give the lower one first")
-    factors = [(top - bottom)/(high - low) for bottom, top in intensity_range(store, patients).tolist()]
-    return tuple((factor, bottom - factor*low) for factor, (bottom, _) in zip(factors, intensity_range(store, patients).tolist()))
+    spans = intensity_range(store, patients).tolist()
+    return tuple(((top - bottom)/(high - low), bottom - (top - bottom)/(high - low)*low) for bottom, top in spans)
 
 # %% ../../nbs/data/06b_synthetic.ipynb #b002bd24
 def _seen_by_gans(folder):
@@ -85,18 +85,19 @@ def _refuse_copies(synthetic, store):
             raise LeakError(synthetic.path, f"the synthetic patient {id} is the real patient {real[content]}", "leave real patients out of that folder")
 
 # %% ../../nbs/data/06b_synthetic.ipynb #4a6cb867
-def store_synthetic(folder, store_path, store, dataset=None, intensities=None, seen=None, processes=None, progress_bar=True):
+def store_synthetic(folder, store_path, store, dataset=None, intensities=None, seen=None, processes=None, progress_bar=True, patients=None):
     """Synthetic patients of any origin in `folder` as a `SliceStore` at `store_path`, ready to be trained on beside the real ones of `store`.
 
     `dataset`: the row (by default that of the store's name); for the layouts see `synthetic_row`. `intensities`: see
     `intensity_mapping`; by default 'store' where medaug made the patients, else 'scanner'. `seen`: ids of the real patients that
-    the generator was trained on, where that is known. Volumes of any size are resized like real ones. `store_path/synthetic.json`
-    says all this. Raises `UserError`, naming the file, for what cannot be read, `LeakError` where a real patient is among them.
+    the generator was trained on, where that is known. `patients`: the real ones whose percentiles a range becomes: the training
+    patients, where there is a split; by default those `seen`, or all. Volumes of any size are resized like real ones.
+    `store_path/synthetic.json` says all this. Raises `UserError`, naming the file, for what cannot be read, `LeakError` where a real patient is among them.
     """
     folder, row = Path(folder), find_dataset(dataset or store.dataset)
     seen = _seen_by_gans(folder) if seen is None else sorted(seen)
     intensities = intensities or ("store" if (folder/"generated.json").is_file() else "scanner")
-    mapping = intensity_mapping(intensities, store, seen)
+    mapping = intensity_mapping(intensities, store, patients or seen)
     synthetic = prepare_dataset(synthetic_row(folder, row), folder, store_path, store.resolution, processes, mapping=mapping, progress_bar=progress_bar)
     _refuse_copies(synthetic, store)
     write_json(Path(store_path)/"synthetic.json", {"format": 1, "synthetic": True, "source": str(folder), "intensities": intensities, "seen": seen})

@@ -140,8 +140,10 @@ def only_one(path, what):
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}, file)
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def _holder(path):
