@@ -9,6 +9,8 @@ __all__ = ['generator_loss', 'discriminator_loss', 'r1_penalty', 'path_length_pe
 import torch
 import torch.nn.functional as F
 
+from .convolution import only_input_gradients
+
 # %% ../../nbs/gan/02_losses.ipynb #52a832e5
 def generator_loss(fake_logits):
     """The non-saturating logistic loss of the generator: logits (N, 1) of generated images to a scalar."""
@@ -25,7 +27,8 @@ def r1_penalty(real_logits, real_images):
 
     Multiply its mean by γ/2. Source: Mescheder et al. 2018, equation (9).
     """
-    gradient, = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
+    with only_input_gradients():
+        gradient, = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
     return gradient.square().sum((1, 2, 3))
 
 # %% ../../nbs/gan/02_losses.ipynb #8d9f60c3
@@ -37,6 +40,7 @@ def path_length_penalty(images, ws, noise, mean):
     Source: Karras et al. 2020b, equation (4) and appendix B.
     """
     size = images.shape[2] * images.shape[3]
-    gradient, = torch.autograd.grad((images * noise).sum() / size**0.5, ws, create_graph=True)
+    with only_input_gradients():
+        gradient, = torch.autograd.grad((images * noise).sum() / size**0.5, ws, create_graph=True)
     lengths = gradient.square().sum(2).mean(1).sqrt()
     return (lengths - mean).square(), lengths

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .layers import EqualisedConv, EqualisedLinear, clamped, leaky_relu, minibatch_standard_deviation, modulated_conv, upsample
+from .layers import ACTIVATION_GAIN, SLOPE, EqualisedConv, EqualisedLinear, clamped, minibatch_standard_deviation, modulated_conv, upsample
 
 # %% ../../nbs/gan/01_networks.ipynb #f4b8df44
 def channels_at(resolution, channel_base=16384, channel_max=512):
@@ -68,7 +68,7 @@ def _noise(layer, x, noise, generator):
     if noise == "none":
         return None
     if noise == "const":
-        return layer.noise_const * layer.noise_strength
+        return layer.noise_const.to(x.dtype) * layer.noise_strength
     shape = (x.shape[0], 1, *x.shape[2:])
     if callable(noise):
         return noise(shape).to(x) * layer.noise_strength
@@ -95,10 +95,11 @@ class SynthesisLayer(nn.Module):
         self.up = up
 
     def forward(self, x, w, noise="random", generator=None):
-        x = modulated_conv(x, self.weight, self.affine(w), up=self.up)
+        x = modulated_conv(x, self.weight, self.affine(w), up=self.up, bias=self.bias, gain=ACTIVATION_GAIN)
         added = _noise(self, x, noise, generator)
-        bias = self.bias[:, None, None]
-        return clamped(leaky_relu(x + (bias if added is None else bias + added)), self.clamp)
+        if added is not None:
+            x.add_(added, alpha=ACTIVATION_GAIN)
+        return clamped(F.leaky_relu_(x, SLOPE), self.clamp)
 
 # %% ../../nbs/gan/01_networks.ipynb #a911f962
 class ToImage(nn.Module):
@@ -114,8 +115,8 @@ class ToImage(nn.Module):
         self.scale = 1 / math.sqrt(in_channels)
 
     def forward(self, x, w):
-        x = modulated_conv(x, self.weight, self.affine(w) * self.scale, demodulate=False)
-        return clamped(x + self.bias[:, None, None], self.clamp)
+        x = modulated_conv(x, self.weight, self.affine(w) * self.scale, demodulate=False, bias=self.bias)
+        return clamped(x, self.clamp)
 
 # %% ../../nbs/gan/01_networks.ipynb #041e4966
 class SynthesisBlock(nn.Module):
@@ -139,7 +140,7 @@ class SynthesisBlock(nn.Module):
             x = layer(x, ws[:, i], noise, generator)
             x = x if mask is None else torch.cat([x, mask], 1)
         contribution = self.to_image(x, ws[:, len(self.layers)])
-        return x, contribution if image is None else upsample(image) + contribution
+        return x, contribution if image is None else upsample(image).add_(contribution)
 
 # %% ../../nbs/gan/01_networks.ipynb #344a9781
 class Synthesis(nn.Module):
@@ -203,7 +204,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x, mask=None):
         x = x if mask is None else torch.cat([x, mask], 1)
-        return self.skip(x) + self.conv1(self.conv0(x))
+        return self.skip(x).add_(self.conv1(self.conv0(x)))
 
 # %% ../../nbs/gan/01_networks.ipynb #2cfeee70
 class Epilogue(nn.Module):
