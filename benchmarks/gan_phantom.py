@@ -1,12 +1,14 @@
 """Do the GANs learn phantom brain tumours at 64 × 64 in less than an hour: do images show their masks, and are they closer to real ones afterwards?
 
-    python benchmarks/gan_phantom.py [FOLDER] [--trainings b-sg c-sg m-sg b-sg-12-patients b-sg-12-patients-ada]
+    python benchmarks/gan_phantom.py [FOLDER] [--trainings b-sg c-sg c-sg-bf16 m-sg b-sg-12-patients b-sg-12-patients-ada]
 
 Phantoms of BraTS20, split 60/20/20 into training, validation and test patients. Each GAN is trained in one process with one thread, two at a
 time. The judge is a U-Net trained on the real training slices; mask faithfulness is its DSC on generated images against the masks that they
 were made with (C-SG: the label maps of the real test patients, and those of M-SG where that was trained; B-SG: its own), beside its DSC on the
 real test patients. The Fréchet distance is one of random CNN features (no FID), from generated to training slices, of the first weights and of
-the trained ones; training to held-out slices tells how far real slices are. On 12 patients B-SG is trained with and without ADA. A second run in the same FOLDER goes on where the first stopped.
+the trained ones; training to held-out slices tells how far real slices are. M-SG is judged as MC-SG, with C-SG's images for its masks. C-SG is
+trained in float32 and in bf16, for the same number of slices. On 12 patients B-SG is trained with and without ADA, with StyleGAN2's own weight of
+R1, γ = 0.0002·resolution²/batch. A second run in the same FOLDER goes on where the first stopped.
 Writes results/gan_phantom.json and the pictures nbs/images/gan-phantom-*.png.
 """
 import argparse
@@ -47,9 +49,11 @@ from medaug.seg.training import train_unet
 SIZE, DEPTH, PATIENTS, GENERATED = 64, 20, 60, 24
 GAN = dict(resolution=SIZE, kimg=60, batch=8, ada=False, r1_gamma=5.0, path_length_weight=0.2, channel_base=1024, channel_max=64, z_dim=64, w_dim=128,
            mapping_layers=4, snapshot_kimg=10.0)
+BF16 = {"precision": "bf16-mixed"}
+WIDER, FEW = {**BF16, "kimg": 120, "r1_gamma": 2.0, "channel_base": 2048}, {**BF16, "kimg": 40, "r1_gamma": None}
 # name → (GAN, how many of the training patients it sees, what is set otherwise)
-TRAININGS = {"b-sg": ("b-sg", None, {}), "c-sg": ("c-sg", None, {}), "m-sg": ("m-sg", None, {}),
-             "b-sg-12-patients": ("b-sg", 12, {"kimg": 24}), "b-sg-12-patients-ada": ("b-sg", 12, {"kimg": 24, "ada": True, "ada_kimg": 20})}
+TRAININGS = {"b-sg": ("b-sg", None, WIDER), "c-sg": ("c-sg", None, {}), "c-sg-bf16": ("c-sg", None, BF16), "m-sg": ("m-sg", None, WIDER | {"kimg": 60}),
+             "b-sg-12-patients": ("b-sg", 12, FEW), "b-sg-12-patients-ada": ("b-sg", 12, FEW | {"ada": True, "ada_kimg": 20})}
 JUDGE = UNetConfig(epochs=30, batch=16, width=16, depth=4, learning_rate=1e-3, per_class=True, augmentation=True)
 PICTURES = Path(__file__).parent.parent/"nbs"/"images"
 
@@ -105,6 +109,12 @@ def distance(store, split, made):
     return {"generated to training": means.iloc[0], "training to held-out": means.iloc[1], "generated to held-out": means.iloc[2]}
 
 
+def shares(store, patients):
+    """Of the slices of those patients, which share shows each class: class → share."""
+    labels = store.batch(store.slices(patients))[1].flatten(1)
+    return {name: round((labels == number).any(1).float().mean().item(), 3) for number, name in enumerate(store.classes, 1)}
+
+
 def picture(folder, name):
     """The curves over the last samples, as the notebook of the training showed them."""
     with open(folder/name/"curves.csv") as file:
@@ -121,10 +131,12 @@ def report(folder, name, store, split, judge, masks):
             "minutes of one core": json.loads(taken.read_text()) if taken.is_file() else "not known: it was stopped in between"}
     picture(folder, name)
     if gan == "m-sg":
-        return told
+        made = generate_patients(folder/name/"checkpoint.pt", folder/f"{name}-patients", GENERATED)
+        made = store_generated(made, folder/f"{name}-store", store, progress_bar=False)
+        return {**told, "slices that show the class": shares(made, made.patients)}
     made = generated(folder, name, folder/name/"checkpoint.pt", store, masks)
     first = generated(folder, f"{name}-first", folder/f"{name}-first"/"checkpoint.pt", store, masks)
-    return {**told, "distance with the first weights": distance(store, split, first), "distance after training": distance(store, split, made),
+    return {**told, "slices that show the class": shares(made, made.patients), "distance with the first weights": distance(store, split, first), "distance after training": distance(store, split, made),
             "mask faithfulness": faithfulness(judge, made, store, split)}
 
 
@@ -145,6 +157,12 @@ def main():
         measure(Path(folder), given.trainings)
 
 
+def mc_sg(folder, ending, store):
+    """A store of MC-SG's patients, of the trained networks or, with the ending '-first', of those with their first weights."""
+    m_sg, c_sg = (folder/f"{name}{ending}"/"checkpoint.pt" for name in ("m-sg", "c-sg"))
+    return store_generated(generate_mc_sg(m_sg, c_sg, folder/f"mc-sg{ending}-patients", GENERATED), folder/f"mc-sg{ending}-store", store, progress_bar=False)
+
+
 def measure(folder, names):
     store, split = prepared(folder)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
@@ -154,11 +172,11 @@ def measure(folder, names):
     masks = label_maps(store, split.test, folder/"masks")
     told = {name: report(folder, name, store, training_split(split, name), judge, masks) for name in names}
     if {"m-sg", "c-sg"} <= set(names):
-        made = generate_mc_sg(folder/"m-sg"/"checkpoint.pt", folder/"c-sg"/"checkpoint.pt", folder/"mc-sg-patients", GENERATED)
-        made = store_generated(made, folder/"mc-sg-store", store, progress_bar=False)
-        told["mc-sg"] = {"distance after training": distance(store, split, made), "mask faithfulness": faithfulness(judge, made, store, split)}
+        first, made = (mc_sg(folder, ending, store) for ending in ("-first", ""))
+        told["mc-sg"] = {"distance with the first weights": distance(store, split, first), "distance after training": distance(store, split, made),
+                         "mask faithfulness": faithfulness(judge, made, store, split)}
     write_results(__file__, {**machine("torch"), "slice": f"{SIZE} × {SIZE}", "patients": {"training": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-                             "features": random_features().name, "GAN": GAN, "the judge's epochs": JUDGE.epochs, **told})
+                             "features": random_features().name, "slices that show the class": shares(store, split.train), "GAN": GAN, "the judge's epochs": JUDGE.epochs, **told})
 
 
 if __name__ == "__main__":

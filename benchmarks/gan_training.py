@@ -6,23 +6,24 @@ needs `pip install stylegan2_pytorch` (1.9.0; `aim`, its logger, is replaced by 
 answered with yes while it is imported, and its parts are used without its trainer, which has .cuda() written into it).
 
 Each measurement is a process of its own: peak memory is that process's beyond what importing took. One step is a discriminator and a
-generator update with R1 in every 16th step and path length regularisation in every 4th, `--steps` of them from step 0; the peer is driven
+generator update with R1 in every 16th step and path length regularisation in every 4th, `--steps` of them after five that are counted and not timed; the peer is driven
 through the same schedule with its own networks, losses and penalties. Its differences: 4 image channels where ours has 5 (it makes 3 or 4),
 noise from one map for all layers, 1 + style without an equalised learning rate in the convolutions, bilinear upsampling, blur of 3 taps,
-hinge loss, no minibatch standard deviation. `floor` is the time that the convolutions of one image's forward pass would take at the rate of a
-plain large convolution measured here.
+hinge loss, no minibatch standard deviation. `bound` is how many images a second there would be if all convolutions and matrix products ran at
+the rate of a plain large convolution measured in the same process, and everything else took no time.
 """
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
 import time
-from datetime import date
-from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from machine import machine, write_results
 
 # resolution: (channel_base, channel_max, batch), and the peer's network_capacity that gives the same widths
 CASES = {64: (8192, 128, 8, 64), 128: (8192, 256, 4, 32), 256: (16384, 512, 4, 32)}
@@ -50,16 +51,27 @@ def convolution_rate(precision, seconds=2):
     return 2*4*64*64*256*256*9/duration/1e9
 
 
-def gflop(forward):
-    """GFLOP of one call, convolutions and matrix products."""
-    from torch.utils.flop_counter import FlopCounterMode
-    with FlopCounterMode(display=False) as counter:
-        forward()
-    return counter.get_total_flops()/1e9
+class Operations(TorchDispatchMode):
+    """Counts the floating-point operations of convolutions and matrix products, those of backward passes too."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result, known = function(*args, **(kwargs or {})), flop_registry.get(function._overloadpacket)
+        self.total += known(*args, **(kwargs or {}), out_val=result) if known else 0
+        return result
+
+
+def gflop(call):
+    with Operations() as operations:
+        call()
+    return operations.total/1e9
 
 
 def medaug(resolution, precision):
-    """(one training step, generating one batch, GFLOP of one image forward through both networks)."""
+    """(one training step, generating one batch, one image through the generator, one through the discriminator)."""
     from medaug.devices import make_fabric
     from medaug.gan.checkpoints import DataDescription, GanConfig
     from medaug.gan.steps import make_players, train_step
@@ -78,7 +90,7 @@ def medaug(resolution, precision):
             players.average(z)
 
     images = torch.randn(1, 5, resolution, resolution)
-    return lambda: train_step(fabric, players, config, data, (real, None)), generate, gflop(lambda: (players.average(z[:1]), players.discriminator(images)))
+    return lambda: train_step(fabric, players, config, data, (real, None)), generate, lambda: players.average(z[:1]), lambda: players.discriminator(images)
 
 
 def _peer():
@@ -150,7 +162,7 @@ def stylegan2_pytorch(resolution, precision):
         with torch.inference_mode(), autocast():
             GE(styles(SE), noise())
 
-    return train, generate, gflop(lambda: (GE(styles(SE, 1), noise(1)), D(real[:1])))
+    return train, generate, lambda: GE(styles(SE, 1), noise(1)), lambda: D(real[:1])
 
 
 def peak():
@@ -161,23 +173,24 @@ def measure(program, resolution, precision, steps, seconds):
     torch.manual_seed(0)
     batch = CASES[resolution][2]
     rate = convolution_rate(precision)
-    train, generate, work = {"medaug": medaug, "stylegan2_pytorch": stylegan2_pytorch}[program](resolution, precision)
+    train, generate, make_one, judge_one = {"medaug": medaug, "stylegan2_pytorch": stylegan2_pytorch}[program](resolution, precision)
     before = peak()
     generating = batch/timed(generate, seconds)
     generating_peak = peak() - before
+    # of a cycle of 16 steps, the first has R1 and path length regularisation, three more have the latter, and twelve neither
+    first, second, *_, fifth = [gflop(train) for _ in range(5)]
     begin = time.perf_counter()
     for _ in range(steps):
         train()
-    training = batch*steps/(time.perf_counter() - begin)
-    return {"program": program, "resolution": resolution, "precision": precision, "batch": batch, "image_channels": CHANNELS[program],
+    training, training_peak = batch*steps/(time.perf_counter() - begin), peak() - before
+    of_training, of_generating = (first + 12*second + 3*fifth)/16/batch, gflop(make_one)
+    told = {"program": program, "resolution": resolution, "precision": precision, "batch": batch, "image_channels": CHANNELS[program],
             "training_images_per_second": round(training, 3), "generating_images_per_second": round(generating, 2),
-            "training_peak_mib": round(peak() - before), "generating_peak_mib": round(generating_peak), "forward_gflop_per_image": round(work, 2),
-            "convolution_gflop_per_second": round(rate), "floor_seconds_forward_per_image": round(work/rate, 4)}
-
-
-def processor():
-    found = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
-    return found[0] if found else platform.processor()
+            "training_peak_mib": round(training_peak), "generating_peak_mib": round(generating_peak), "forward_gflop_per_image": round(of_generating + gflop(judge_one), 2),
+            "generating_gflop_per_image": round(of_generating, 2), "convolution_gflop_per_second": round(rate), "bound_generating_images_per_second": round(rate/of_generating, 1)}
+    if program == "medaug":     # PyTorch's count of a grouped convolution's gradients, which the peer has, is too high
+        told |= {"training_gflop_per_image": round(of_training, 2), "bound_training_images_per_second": round(rate/of_training, 2)}
+    return told
 
 
 def main():
@@ -193,9 +206,7 @@ def main():
         program, resolution, precision = arguments.one
         print(json.dumps(measure(program, int(resolution), precision, arguments.steps, arguments.seconds)))
         return
-    result = {"date": str(date.today()), "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__, "note": arguments.note}
-    out, rows = Path(__file__).parent/"results"/f"gan_training-{'-'.join(map(str, arguments.cases))}.json", []
-    out.parent.mkdir(exist_ok=True)
+    begin, rows = {**machine("torch"), "threads": torch.get_num_threads(), "note": arguments.note}, []
     for resolution in arguments.cases:
         for precision in arguments.precisions:
             for program in CHANNELS:
@@ -203,8 +214,8 @@ def main():
                 rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
                 print(rows[-1])
             ours, peers = rows[-2:]
-            print({"ratio": {name: round(ours[name]/peers[name], 2) for name in ours if name.endswith("per_second") and "gflop" not in name}})
-            out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n")
+            print({"ratio": {name: round(ours[name]/peers[name], 2) for name in ours if name.startswith(("training_images", "generating_images"))}})
+            write_results(__file__, {**begin, "rows": rows})
 
 
 if __name__ == "__main__":

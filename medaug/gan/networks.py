@@ -140,6 +140,8 @@ class SynthesisBlock(nn.Module):
             x = layer(x, ws[:, i], noise, generator)
             x = x if mask is None else torch.cat([x, mask], 1)
         contribution = self.to_image(x, ws[:, len(self.layers)])
+        # sums of many roundings to 16 bits would show as steps between the grey values
+        contribution = contribution.to(torch.promote_types(contribution.dtype, torch.float32))
         return x, contribution if image is None else upsample(image).add_(contribution)
 
 # %% ../../nbs/gan/01_networks.ipynb #344a9781
@@ -183,6 +185,8 @@ class Generator(nn.Module):
         self.mapping = Mapping(z_dim, w_dim, mapping_layers)
         self.synthesis = Synthesis(resolution, img_channels, cond_channels, w_dim, channel_base, channel_max)
         self.num_ws = 2 * len(self.synthesis.resolutions)
+        # convolutions are quickest where the channels of a pixel lie side by side
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, z, cond=None, psi=1.0, noise="random", generator=None):
         return self.synthesis(self.broadcast(self.mapping(z, psi)), cond, noise, generator)
@@ -238,6 +242,7 @@ class Discriminator(nn.Module):
         self.from_image = EqualisedConv(img_channels, width[0], 1, cond_channels=cond_channels)
         self.blocks = nn.ModuleList(ResidualBlock(a, b, cond_channels) for a, b in zip(width, width[1:]))
         self.epilogue = Epilogue(width[-1], minibatch_group)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x, cond=None):
         expected = (self.img_channels, self.resolution, self.resolution)

@@ -86,7 +86,7 @@ def make_players(config, data, device="cpu"):
     """`Players` with first weights from the seed, or from `config.init` where it is given; what had to be made anew is returned too."""
     generator, discriminator = make_networks(config, len(data.modalities), len(data.classes))
     anew = initialise_from(config.init, generator, discriminator) if config.init else ()
-    generator, discriminator = (network.to(device, memory_format=torch.channels_last) for network in (generator, discriminator))
+    generator, discriminator = generator.to(device), discriminator.to(device)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     optimisers = (corrected_adam(generator.parameters(), config.learning_rate, config.path_length_interval),
                   corrected_adam(discriminator.parameters(), config.learning_rate, config.r1_interval))
