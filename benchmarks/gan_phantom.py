@@ -40,7 +40,7 @@ from medaug.evaluation.fidelity import mask_faithfulness
 from medaug.gan.checkpoints import load_checkpoint
 from medaug.gan.config import GanConfig
 from medaug.gan.generate import generate_mc_sg, generate_patients
-from medaug.gan.training import train_gan
+from medaug.gan.training import CURVE_COLUMNS, train_gan
 from medaug.gan.watch import progress_figure
 from medaug.seg.config import UNetConfig
 from medaug.seg.predict import load_unet
@@ -52,7 +52,7 @@ GAN = dict(resolution=SIZE, kimg=60, batch=8, ada=False, r1_gamma=5.0, path_leng
 BF16 = {"precision": "bf16-mixed"}
 WIDER, FEW = {**BF16, "kimg": 120, "r1_gamma": 2.0, "channel_base": 2048}, {**BF16, "kimg": 40, "r1_gamma": None}
 # name → (GAN, how many of the training patients it sees, what is set otherwise)
-TRAININGS = {"b-sg": ("b-sg", None, WIDER), "c-sg": ("c-sg", None, {}), "c-sg-bf16": ("c-sg", None, BF16), "m-sg": ("m-sg", None, WIDER | {"kimg": 60}),
+TRAININGS = {"b-sg": ("b-sg", None, WIDER), "c-sg": ("c-sg", None, {}), "c-sg-bf16": ("c-sg", None, BF16), "m-sg": ("m-sg", None, WIDER | {"kimg": 40}),
              "b-sg-12-patients": ("b-sg", 12, FEW), "b-sg-12-patients-ada": ("b-sg", 12, FEW | {"ada": True, "ada_kimg": 20})}
 JUDGE = UNetConfig(epochs=30, batch=16, width=16, depth=4, learning_rate=1e-3, per_class=True, augmentation=True)
 PICTURES = Path(__file__).parent.parent/"nbs"/"images"
@@ -115,11 +115,15 @@ def shares(store, patients):
     return {name: round((labels == number).any(1).float().mean().item(), 3) for number, name in enumerate(store.classes, 1)}
 
 
+def curves(folder, name):
+    """The rows of the curves that a training wrote, each a list of `CURVE_COLUMNS`."""
+    with open(folder/name/"curves.csv") as file:
+        return [[float(value or "nan") for value in row] for row in list(csv.reader(file))[1:]]
+
+
 def picture(folder, name):
     """The curves over the last samples, as the notebook of the training showed them."""
-    with open(folder/name/"curves.csv") as file:
-        rows = [[float(value or "nan") for value in row] for row in list(csv.reader(file))[1:]]
-    last = max((folder/name).glob("samples-*.png"), key=lambda path: path.stat().st_mtime)
+    rows, last = curves(folder, name), max((folder/name).glob("samples-*.png"), key=lambda path: path.stat().st_mtime)
     progress_figure(rows, plt.imread(last), 0.6 if "ada" in name else None).savefig(PICTURES/f"gan-phantom-{name}.png")
 
 
@@ -128,6 +132,7 @@ def report(folder, name, store, split, judge, masks):
     gan = load_checkpoint(folder/name/"checkpoint.pt").config.gan
     taken = folder/name/"minutes.json"
     told = {"training patients": len(split.train), "training slices": len(store.slices(split.train)), "kimg": round(load_checkpoint(folder/name/"checkpoint.pt").kimg, 1),
+            "set otherwise": TRAININGS[name][2], "curves": [dict(zip(CURVE_COLUMNS, row)) for row in curves(folder, name)],
             "minutes of one core": json.loads(taken.read_text()) if taken.is_file() else "not known: it was stopped in between"}
     picture(folder, name)
     if gan == "m-sg":

@@ -103,9 +103,10 @@ class TrainedGan:
     def images(self, z, cond=None, psi=1.0, noise="random", generator=None):
         """(images, label maps) in the store's intensities for latents z (N, z_dim); one of the two is None for M-SG and C-SG.
 
-        Calculates in the precision of the training (`config.precision`), in float32 instead of float16 on a processor.
+        Calculates in the precision of the training (`config.precision`) where the device has it: float16 on CUDA only.
         """
-        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16 if z.is_cuda else None}.get(self.config.precision)
+        bf16 = torch.bfloat16 if not z.is_cuda or torch.cuda.is_bf16_supported() else None
+        kind = {"bf16-mixed": bf16, "16-mixed": torch.float16 if z.is_cuda else None}.get(self.config.precision)
         with torch.autocast(z.device.type, kind, enabled=kind is not None):
             x = self.generator(z, cond, psi, noise, generator).float()
         return from_gan(x, self.config.gan, self.data.intensity_range, len(self.data.modalities))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import Function
 
-from .convolution import at_precision, convolve, convolve_transposed
+from .convolution import at_precision, convolve, convolve_transposed, full_precision
 
 # %% ../../nbs/gan/00_layers.ipynb #f1f7cf2b
 SLOPE = 0.2
@@ -41,7 +41,7 @@ class EqualisedLinear(nn.Module):
 
     def forward(self, x):
         gain = ACTIVATION_GAIN if self.activate else 1
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device.type):
             y = torch.addmm(self.bias, x.to(self.weight.dtype), self.weight.t(), beta=self.rate * gain, alpha=self.gain * gain)
             return F.leaky_relu_(y, SLOPE) if self.activate else y
 
@@ -117,7 +117,8 @@ class _Resized(Function):
 
     @staticmethod
     def forward(x, up, gain):
-        return _doubled(x, gain) if up else _halved(x, gain)
+        with full_precision(x.device.type):
+            return _doubled(x, gain) if up else _halved(x, gain)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -134,29 +135,31 @@ def upsample(x):
 
 
 def downsample(x):
-    """Halves the height and width of (N, C, H, W)."""
+    """Halves the height and width, even numbers, of (N, C, H, W); raises `ValueError` for odd ones."""
+    if x.shape[2] % 2 or x.shape[3] % 2:
+        raise ValueError(f"{x.shape[2]} × {x.shape[3]} cannot be halved")
     return _Resized.apply(x, False, 1.0)
 
 # %% ../../nbs/gan/00_layers.ipynb #8b23397b
 def demodulation(weight, style):
     """The factor of each output channel, equation (3): weight (O, I, k, k), style (N, I) to (N, O)."""
-    with torch.autocast(style.device.type, enabled=False):
-        return torch.rsqrt(style.square() @ weight.square().sum((2, 3)).t() + 1e-8)
+    with full_precision(style.device.type):
+        return torch.rsqrt(style.to(weight.dtype).square() @ weight.square().sum((2, 3)).t() + 1e-8)
 
 
 def _level(weight, style):
-    """How large the result of a convolution is for the largest of its styles: (N, 1), a constant."""
+    """About the standard deviation of a convolution's result if all styles were as large as the largest: (N, 1), not differentiated."""
     return style.detach().abs().amax(1, keepdim=True).clamp(min=1e-8) * math.sqrt(weight[0].numel())
 
 
 def modulated_conv(x, weight, style, demodulate=True, up=False, bias=None, gain=1.0):
     """A convolution whose input channels are scaled by a style, Karras et al. 2020b, equations (1) to (3).
 
-    x is (N, I, H, W), weight (O, I, k, k), style (N, I), bias (O,) or None; the result, times `gain`, is (N, O, H, W), or
-    twice H and W with `up`.
+    x is (N, I, H, W), weight (O, I, k, k), style (N, I), bias (O,) or None. Gives `gain` times the sum of convolution and bias:
+    (N, O, H, W), or twice H and W with `up`.
     """
     x, = at_precision(x)
-    # what demodulation will divide by is divided by before where a sum could exceed the 65504 of float16
+    # float16 ends at 65504: the styles are divided by about the size of the result, a factor that demodulation cancels exactly
     level = _level(weight, style) if demodulate and x.dtype == torch.float16 else 1.0
     x = x * (style / level if demodulate else style * gain).to(x.dtype)[:, :, None, None]
     if up:
@@ -180,6 +183,7 @@ def minibatch_standard_deviation(x, group=4):
     group = min(group, n)
     if n % group:
         raise ValueError(f"a batch of {n} cannot be divided into groups of {group}")
-    groups = x.reshape(group, n // group, c, h, w)
-    deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+    # in float16 the 1e-8 would be zero, and the derivative of the root infinite where samples are alike
+    groups = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(group, n // group, c, h, w)
+    deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)
     return torch.cat([x, deviation.repeat(group)[:, None, None, None].expand(n, 1, h, w)], 1)

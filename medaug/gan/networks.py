@@ -97,6 +97,7 @@ class SynthesisLayer(nn.Module):
     def forward(self, x, w, noise="random", generator=None):
         x = modulated_conv(x, self.weight, self.affine(w), up=self.up, bias=self.bias, gain=ACTIVATION_GAIN)
         added = _noise(self, x, noise, generator)
+        # written over x, which no backward pass asks for: that of the leaky ReLU needs the sign of its result only
         if added is not None:
             x.add_(added, alpha=ACTIVATION_GAIN)
         return clamped(F.leaky_relu_(x, SLOPE), self.clamp)
@@ -138,7 +139,7 @@ class SynthesisBlock(nn.Module):
             x = self.const.expand(ws.shape[0], -1, -1, -1)
         for i, layer in enumerate(self.layers):
             x = layer(x, ws[:, i], noise, generator)
-            x = x if mask is None else torch.cat([x, mask], 1)
+            x = x if mask is None else torch.cat([x, mask.to(x.dtype)], 1)
         contribution = self.to_image(x, ws[:, len(self.layers)])
         # sums of many roundings to 16 bits would show as steps between the grey values
         contribution = contribution.to(torch.promote_types(contribution.dtype, torch.float32))
@@ -207,7 +208,7 @@ class ResidualBlock(nn.Module):
         self.skip = EqualisedConv(in_channels, out_channels, 1, bias=False, activate=False, down=True, gain=half, cond_channels=cond_channels)
 
     def forward(self, x, mask=None):
-        x = x if mask is None else torch.cat([x, mask], 1)
+        x = x if mask is None else torch.cat([x, mask.to(x.dtype)], 1)
         return self.skip(x).add_(self.conv1(self.conv0(x)))
 
 # %% ../../nbs/gan/01_networks.ipynb #2cfeee70
