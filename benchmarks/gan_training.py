@@ -6,7 +6,7 @@ needs `pip install stylegan2_pytorch` (1.9.0; `aim`, its logger, is replaced by 
 answered with yes while it is imported, and its parts are used without its trainer, which has .cuda() written into it).
 
 Each measurement is a process of its own: peak memory is that process's beyond what importing took. One step is a discriminator and a
-generator update with R1 in every 16th step and path length regularisation in every 4th, `--steps` of them after five that are counted and not timed; the peer is driven
+generator update with R1 in every 16th step and path length regularisation in every 4th, `--steps` of them after a few that are not timed; the peer is driven
 through the same schedule with its own networks, losses and penalties. Its differences: 4 image channels where ours has 5 (it makes 3 or 4),
 noise from one map for all layers, 1 + style without an equalised learning rate in the convolutions, bilinear upsampling, blur of 3 taps,
 hinge loss, no minibatch standard deviation. `bound` is how many images a second there would be if all convolutions and matrix products ran at
@@ -165,6 +165,12 @@ def stylegan2_pytorch(resolution, precision):
     return train, generate, lambda: GE(styles(SE, 1), noise(1)), lambda: D(real[:1])
 
 
+def training_cost(train):
+    """GFLOP of a step, the mean over a cycle of 16: the first has R1 and path length regularisation, three more the latter, twelve neither."""
+    first, second, *_, fifth = [gflop(train) for _ in range(5)]
+    return (first + 12*second + 3*fifth)/16
+
+
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
 
@@ -177,19 +183,18 @@ def measure(program, resolution, precision, steps, seconds):
     before = peak()
     generating = batch/timed(generate, seconds)
     generating_peak = peak() - before
-    # of a cycle of 16 steps, the first has R1 and path length regularisation, three more have the latter, and twelve neither
-    first, second, *_, fifth = [gflop(train) for _ in range(5)]
+    cost = training_cost(train) if program == "medaug" else train()
     begin = time.perf_counter()
     for _ in range(steps):
         train()
     training, training_peak = batch*steps/(time.perf_counter() - begin), peak() - before
-    of_training, of_generating = (first + 12*second + 3*fifth)/16/batch, gflop(make_one)
+    of_generating = gflop(make_one)
     told = {"program": program, "resolution": resolution, "precision": precision, "batch": batch, "image_channels": CHANNELS[program],
             "training_images_per_second": round(training, 3), "generating_images_per_second": round(generating, 2),
             "training_peak_mib": round(training_peak), "generating_peak_mib": round(generating_peak), "forward_gflop_per_image": round(of_generating + gflop(judge_one), 2),
             "generating_gflop_per_image": round(of_generating, 2), "convolution_gflop_per_second": round(rate), "bound_generating_images_per_second": round(rate/of_generating, 1)}
     if program == "medaug":     # PyTorch's count of a grouped convolution's gradients, which the peer has, is too high
-        told |= {"training_gflop_per_image": round(of_training, 2), "bound_training_images_per_second": round(rate/of_training, 2)}
+        told |= {"training_gflop_per_image": round(cost/batch, 2), "bound_training_images_per_second": round(rate*batch/cost, 2)}
     return told
 
 
