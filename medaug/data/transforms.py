@@ -21,8 +21,8 @@ def warp(images, matrices, mode="bilinear", padding="border"):
     """Moves each image of a batch by its own affine.
 
     `images`: float (N, C, H, W). `matrices`: (N, 2, 3), from coordinates in the result to coordinates in the source,
-    both from -1 to 1 over the image, (x, y) = (column, row). `mode`: 'bilinear' or 'nearest'. `padding`: what lies
-    outside the source: 'border' (its last pixel), 'zeros' or 'reflection'. Twice differentiable in `images`.
+    both from -1 to 1 over the image, (x, y) = (column, row). `mode`: 'bilinear', 'bicubic' or 'nearest'. `padding`: what
+    lies outside the source: 'border' (its last pixel), 'zeros' or 'reflection'. Twice differentiable in `images`.
     """
     grid = _sampling_grid(matrices, images.shape, images.dtype)
     return F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=False)

@@ -95,7 +95,7 @@ class Augmentation:
         matrices = self.matrices.to(x.device)
         images, masks = x[:, :modalities], x[:, modalities:]
         if modalities:
-            images = warp(images, matrices, "bilinear", "reflection")*self.factor.to(x) + self.offset.to(x)
+            images = warp(images, matrices, "bicubic", "reflection")*self.factor.to(x) + self.offset.to(x)
         if masks.shape[1]:
             masks = warp(masks, matrices, "nearest", "reflection")
         return torch.cat([images, masks], 1)
