@@ -122,9 +122,57 @@ def test_a_loss_that_is_no_number_stops_it_and_keeps_the_last_good_snapshot(stor
     monkeypatch.setattr(training, "train_step", failing)
     with pytest.raises(UserError, match="generator_loss is no longer a number.*snapshot.pt"):
         train_gan(store, split, config, tmp_path/"failed")
-    assert 0 < torch.load(tmp_path/"failed"/"snapshot.pt", weights_only=True)["step"] < 20
+    assert 0 < torch.load(tmp_path/"failed"/"snapshot.pt", weights_only=True)["training"]["step"] < 20
     monkeypatch.setattr(training, "train_step", step)
     assert _content(train_gan(store, split, config, tmp_path/"failed").parent) == _content(train_gan(store, split, config, tmp_path/"fine").parent)
+
+
+def _spoilt_at(number, spoil):
+    """A training step that spoils the networks in step `number`, and leaves the measures as they were."""
+    step = training.train_step
+
+    def spoiling(fabric, players, *rest):
+        measures = step(fabric, players, *rest)
+        if players.step >= number:
+            spoil(players)
+        return measures
+
+    return spoiling
+
+
+def _collapse(players):
+    with torch.no_grad():
+        for network in (players.generator, players.average):
+            for name, weight in network.named_parameters():
+                if "affine.weight" in name or "noise_strength" in name:
+                    weight.zero_()
+
+
+def test_after_a_collapse_the_snapshot_that_is_named_is_from_before_it_and_can_be_begun_from(store, split, tmp_path, monkeypatch):
+    config = replace(TINY, kimg=0.4, snapshot_kimg=0.08)
+    monkeypatch.setattr(training, "Snapshots", functools.partial(training.Snapshots, seconds=0))
+    monkeypatch.setattr(training, "train_step", _spoilt_at(20, _collapse))
+    with pytest.raises(UserError, match="makes the same slice from everything.*last-good.pt"):
+        train_gan(store, split, config, tmp_path/"failed")
+    good = load_checkpoint(tmp_path/"failed"/"last-good.pt")
+    assert good.kimg < 20*config.batch/1000
+    assert good.generator(torch.randn(8, config.z_dim), noise="none").std(0).mean() > 0.001
+    monkeypatch.undo()
+    again = replace(config, init=str(tmp_path/"failed"/"last-good.pt"), learning_rate=1e-4, kimg=0.08)
+    assert sorted(path.name for path in train_gan(store, split, again, tmp_path/"again").parent.glob("*.pt")) == ["checkpoint.pt"]
+
+
+def test_weights_that_are_no_numbers_never_reach_a_snapshot(store, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "Snapshots", functools.partial(training.Snapshots, seconds=0))
+    monkeypatch.setattr(training, "train_step", _spoilt_at(20, lambda players: players.average.mapping.layers[0].weight.data.fill_(float("nan"))))
+    with pytest.raises(UserError, match="a weight of the averaged generator is no longer a number.*snapshot.pt"):
+        train_gan(store, split, replace(TINY, kimg=0.3), tmp_path)
+    assert all(weight.isfinite().all() for weight in load_checkpoint(tmp_path/"snapshot.pt").generator.parameters())
+
+
+def test_what_stops_one_of_several_processes_is_told_in_one_line(store, split, tmp_path):
+    with pytest.raises(UserError, match="is no longer a number"):
+        train_gan(store, split, replace(TINY, devices=2, learning_rate=1e9, kimg=0.3), tmp_path)
 
 
 def test_generation_continued_and_extended_is_the_same(store, split, tmp_path):

@@ -45,16 +45,18 @@ class FeatureStatistics:
 def covariance_factor(sigma, name="sigma"):
     """L (F, r) with L Lᵀ = `sigma`, a covariance of rank r: its Cholesky factor with pivoting (LAPACK's dpstrf).
 
-    Raises `UserError` where `sigma` (called `name`) has negative eigenvalues and so is no covariance.
+    It is the correlations that are factored, so that a feature of small variance counts as much as one of large. Raises `UserError` where `sigma` (called `name`) has negative eigenvalues and so is no covariance.
     """
     precision = np.finfo(sigma.dtype if sigma.dtype.kind == "f" else np.float64).eps
-    tolerance = len(sigma)*precision*max(np.diag(sigma).max(), 0)
-    packed, pivots, rank, _ = dpstrf(sigma, tol=tolerance, lower=1)
+    spread = np.sqrt(np.abs(np.diag(sigma)).astype(np.float64))
+    inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    correlation = sigma*np.outer(inverse, inverse)
+    packed, pivots, rank, _ = dpstrf(correlation, tol=len(sigma)*precision, lower=1)
     factor = np.empty((len(sigma), rank))
     factor[pivots - 1] = np.tril(packed)[:, :rank]
-    if abs(np.trace(sigma) - (factor**2).sum()) > 1e-3*abs(np.trace(sigma)):
+    if (np.diag(sigma) < 0).any() or abs(np.trace(correlation) - (factor**2).sum()) > 1e-3*np.trace(correlation):
         raise UserError(name, "is no covariance matrix, it has negative eigenvalues", "give what numpy.cov gives for vectors as rows, rowvar=False")
-    return factor
+    return factor*spread[:, None]
 
 
 def trace_of_root(sigma1, sigma2):

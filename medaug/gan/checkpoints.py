@@ -28,6 +28,10 @@ def make_networks(config, modalities, classes):
         torch.manual_seed(derive_seed(config.seed, "first weights"))
         generator = Generator(config.resolution, img_channels, cond_channels, config.z_dim, config.w_dim, config.mapping_layers, **widths)
         discriminator = Discriminator(config.resolution, img_channels, cond_channels, **widths)
+    if config.precision == "16-mixed":
+        for layer in (*generator.modules(), *discriminator.modules()):
+            if hasattr(layer, "clamp"):
+                layer.clamp = 256*getattr(layer, "gain", 1)
     return generator, discriminator
 
 # %% ../../nbs/gan/04_checkpoints.ipynb #32296873

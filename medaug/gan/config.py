@@ -6,7 +6,9 @@
 __all__ = ['GANS', 'channels', 'GanConfig']
 
 # %% ../../nbs/gan/03b_config.ipynb #f98dbaaf
-from dataclasses import dataclass
+import math
+import os
+from dataclasses import dataclass, fields
 
 from ..errors import UserError
 
@@ -30,7 +32,8 @@ class GanConfig:
     divides the batch of the latter. `ema_kimg`: half-life of the generator's average, at most `ema_rampup` of the slices seen.
     `precision`: Fabric's names, '32-true', 'bf16-mixed' or '16-mixed' (CUDA). `devices`: processes; `accumulate`: parts in which
     each takes its share of the batch. `snapshot_kimg`: slices between curve points, samples and snapshots. `init`: a checkpoint to
-    start from, ours or a stylegan2-ada network pickle. Raises `UserError` for impossible values.
+    start from, ours or a stylegan2-ada network pickle. Parts of fewer than 4 slices see the minibatch's standard deviation in
+    groups of their own, and then give other losses than one process would. Raises `UserError` for impossible values.
     """
     gan: str
     resolution: int
@@ -62,6 +65,9 @@ class GanConfig:
     init: str | None = None
 
     def __post_init__(self):
+        for field in fields(self):      # numbers of NumPy's and paths, which a checkpoint could not hold
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, value.item() if hasattr(value, "item") else os.fspath(value) if isinstance(value, os.PathLike) else value)
         for where, wrong, what, remedy in _contradictions(self):
             if wrong:
                 raise UserError(f"gan.{where}", what, remedy)
@@ -79,10 +85,14 @@ def _contradictions(config):
     yield "resolution", size < 8 or size & (size - 1), f"{size} is no power of two of at least 8", "choose 32, 64, 128, 256 …"
     for name in ("kimg", "batch", "learning_rate", "r1_interval", "path_length_interval", "path_length_shrink", "ema_kimg", "ada_kimg",
                  "channel_base", "channel_max", "z_dim", "w_dim", "mapping_layers", "snapshot_kimg", "devices", "accumulate"):
-        yield name, not getattr(config, name) > 0, f"is {getattr(config, name)}", "give a number above zero"
+        yield name, not 0 < getattr(config, name) < math.inf, f"is {getattr(config, name)}", "give a number above zero"
+    for name, low, high in (("r1_gamma", 0, math.inf), ("path_length_weight", 0, math.inf), ("ema_rampup", 0, math.inf), ("path_length_decay", 0, 1),
+                            ("style_mixing", 0, 1), ("ada_target", -1, 1)):
+        value, limits = getattr(config, name), f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+        yield name, value is not None and not (low <= value <= high and math.isfinite(value)), f"is {value}", f"give a number {limits}"
     yield "channel_base", config.channel_base < size, f"{config.channel_base} leaves no channel at {size} × {size}", f"give at least {size}"
     parts = max(config.devices, 1)*max(config.accumulate, 1)
-    for name, batch in (("batch", config.batch), ("path_length_shrink", config.batch // max(config.path_length_shrink, 1))):
+    for name, batch in (("batch", config.batch), ("path_length_shrink", max(config.batch // max(config.path_length_shrink, 1), 1))):
         yield name, batch % parts or batch < parts, f"a batch of {batch} cannot be shared by {parts} parts", f"take a multiple of {parts}"
     share = config.batch // parts
     yield "batch", share > 4 and share % 4, f"{share} slices a part cannot be put in groups of 4", "take a multiple of 4"

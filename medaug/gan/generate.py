@@ -108,9 +108,11 @@ def _require(gan, path, *kinds):
         raise UserError(path, f"is a {gan.config.gan.upper()}", f"give the checkpoint of {' or '.join(kind.upper() for kind in kinds)}")
 
 
-def _require_patients(patients):
+def _require_amounts(patients, psi):
     if patients < 1:
         raise UserError("patients", f"is {patients}", "ask for at least 1")
+    if not 0 <= psi <= 1:
+        raise UserError("psi", f"is {psi}", "give a truncation from 0 to 1")
 
 # %% ../../nbs/gan/06_generate.ipynb #6799c6b2
 def generate_patients(checkpoint, out, patients, psi=1.0, seed=0, masks_from=None, device=None, format="nifti"):
@@ -127,7 +129,7 @@ def generate_patients(checkpoint, out, patients, psi=1.0, seed=0, masks_from=Non
         raise UserError(checkpoint, f"{gan.config.gan.upper()} {'needs' if masks_from is None else 'takes no'} masks", remedy)
     if layout.needs_images and not GANS[gan.config.gan][0]:
         raise UserError(f"format: {format}", "needs images, and M-SG makes masks only", "take --format nifti, or a checkpoint of B-SG or C-SG")
-    _require_patients(patients)
+    _require_amounts(patients, psi)
     masks = list(find_masks(masks_from).values()) if masks_from else []
 
     def make(number):
@@ -164,7 +166,7 @@ def generate_mc_sg(m_checkpoint, c_checkpoint, out, patients, psi=1.0, seed=0, d
     _require(c_sg, c_checkpoint, "c-sg")
     if (m_sg.data.training_patients, m_sg.data.store) != (c_sg.data.training_patients, c_sg.data.store):
         raise UserError(c_checkpoint, "was trained on other patients or slices than the M-SG", "train both on the same split of the same store")
-    _require_patients(patients)
+    _require_amounts(patients, psi)
 
     def make(number):
         return patient_slices(c_sg, number, seed, psi, patient_slices(m_sg, number, seed, psi)[1])

@@ -17,7 +17,9 @@ from .layers import ACTIVATION_GAIN, SLOPE, EqualisedConv, EqualisedLinear, clam
 
 # %% ../../nbs/gan/01_networks.ipynb #f4b8df44
 def channels_at(resolution, channel_base=16384, channel_max=512):
-    """The number of feature channels at a resolution: `channel_base` / resolution, at most `channel_max`."""
+    """The number of feature channels at a resolution: `channel_base` / resolution, at most `channel_max`. `ValueError` where none is left."""
+    if channel_base < resolution:
+        raise ValueError(f"a channel_base of {channel_base} leaves no channel at {resolution} × {resolution}")
     return min(channel_base // resolution, channel_max)
 
 
@@ -157,10 +159,11 @@ class Synthesis(nn.Module):
 
     def forward(self, ws, cond=None, noise="random", generator=None):
         """noise is 'random' (drawn from the torch `generator` where one is given), 'const' (the stored maps), 'none', or a
-        function of a shape (N, 1, H, W) that gives standard normal numbers of that shape."""
+        function of a shape (N, 1, H, W) that gives standard normal numbers of that shape. One w for all layers may come as (N, w_dim)."""
         if not callable(noise) and noise not in ("random", "const", "none"):
             raise ValueError(f"noise must be 'random', 'const' or 'none', not {noise!r}")
         _check_condition(cond, ws.shape[0], self.cond_channels, self.resolutions[-1])
+        ws = ws if ws.dim() == 3 else ws[:, None].expand(-1, 2*len(self.resolutions), -1)
         masks = {} if cond is None else mask_pyramid(cond, self.resolutions)
         x = image = None
         first = 0

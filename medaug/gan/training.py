@@ -21,9 +21,9 @@ import torch
 
 from ..data.splits import guard
 from ..data.store import intensity_range, read_ahead
-from ..devices import make_fabric
+from ..devices import launch
 from ..errors import UserError
-from ..files import value_hash, whole_file, write_text
+from ..files import value_hash, write_text
 from .checkpoints import GANS, DataDescription, GanConfig, labels_of, read_checkpoint, save_checkpoint, to_gan
 from .samples import sample_sheet, save_sheet
 from .steps import make_players, train_step
@@ -133,19 +133,30 @@ class Samples:
         return float(x.std(0).mean()/self.real.std(0).mean().clamp(min=1e-6))
 
 # %% ../../nbs/gan/05_training.ipynb #09324727
-class Snapshots:
-    """Writes the state of the players and of the running means to `path`, at most every `seconds`, and no more often than costs a twentieth of the time."""
+def _saved(config, data, request, path, players, **more):
+    """Writes a checkpoint of the players; raises `_Undefined` where a weight of theirs is NaN or infinite."""
+    for name in ("generator", "average", "discriminator"):
+        if not all(norm.isfinite() for norm in torch._foreach_norm(list(getattr(players, name).parameters()))):
+            raise _Undefined(f"a weight of the {name}" if name != "average" else "a weight of the averaged generator")
+    save_checkpoint(path, players.average, players.discriminator, config, data, players.step*config.batch/1000, request=request, **more)
 
-    def __init__(self, path, request, seconds=2.0):
+
+class Snapshots:
+    """Writes the state of the players and of the running means to `path`, at most every `seconds`, and no more often than costs a twentieth of the time.
+
+    `save(path, players, **more)` writes a checkpoint of them.
+    """
+
+    def __init__(self, path, request, save, seconds=2.0):
         self.path, self.request, self.due = Path(path), request, time.monotonic() + seconds
-        self.seconds = seconds
+        self.save, self.seconds = save, seconds
 
     def write(self, players, means, now=False):
+        """Raises `_Undefined`, and writes nothing, where a weight is NaN or infinite."""
         if time.monotonic() < self.due and not now:
             return
         start = time.monotonic()
-        with whole_file(self.path) as part:
-            torch.save({"request": self.request, "means": means.state, **players.state()}, part)
+        self.save(self.path, players, training={"means": means.state, **players.state()})
         end = time.monotonic()
         self.due = end + max(self.seconds, 20*(end - start))
 
@@ -153,7 +164,7 @@ class Snapshots:
         """Puts a snapshot's state, where there is one, into `players`; gives the `Means`. `UserError` where it belongs to something else."""
         if not self.path.is_file():
             return Means()
-        state = _own(self.path, self.request)
+        state = _own(self.path, self.request)["training"]
         players.restore(state)
         return Means(state["means"])
 
@@ -170,12 +181,13 @@ def _own(path, request):
 
 # %% ../../nbs/gan/05_training.ipynb #d7c11369
 class _Look:
-    """What is done at a point of the curves: a row, a sheet, and a word to whoever watches; the first process does it."""
+    """What is done at a point of the curves: a row, a sheet, a word to whoever watches, and `last-good.pt`; the first process does it."""
 
-    def __init__(self, out, samples, watch):
-        self.out, self.samples, self.watch, self.flat = out, samples, watch, 0
+    def __init__(self, out, samples, watch, save):
+        self.out, self.samples, self.watch, self.save = out, samples, watch, save
 
     def __call__(self, players, means, config):
+        """Raises `_Failed` where samples hardly differed, or differed beyond measure, at this point and at the one before."""
         kimg, x = players.step*config.batch/1000, self.samples.x(players.average)
         variation = self.samples.variation(x)
         players.curves.append([kimg, *means.row(), players.controller.p, variation])
@@ -184,16 +196,33 @@ class _Look:
         save_sheet(self.out/f"samples-{kimg:08.3f}.png", sheet)
         if self.watch:
             self.watch(players.curves, sheet)
+        if _LEAST < variation < _MOST:
+            self.save(self.out/"last-good.pt", players)
+        elif ails := _ailment(players.curves):
+            raise _Failed(ails)
 
 
-def _is_collapsed(rows):
-    """Whether samples hardly differed at the last two points of the curves."""
-    return len(rows) > 1 and max(rows[-1][-1], rows[-2][-1]) < 0.001
+_LEAST, _MOST = 0.001, 100
 
 
-def _stop(where, what, config, snapshot):
-    kept = f"its last good snapshot is {snapshot}" if snapshot.is_file() else "no snapshot was written before"
-    remedy = "lower gan.learning_rate or raise gan.r1_gamma" + ("" if config.precision == "32-true" else ", or take precision 32-true")
+def _ailment(rows):
+    """What is wrong with a generator whose samples hardly differed at the last two points of the curves, or far too much; '' where neither is so."""
+    last = [row[-1] for row in rows[-2:]]
+    if len(last) == 2 and max(last) <= _LEAST:
+        return "makes the same slice from everything"
+    return f"makes slices that differ {min(last):.0f} times as much as real ones" if len(last) == 2 and min(last) >= _MOST else ""
+
+
+class _Failed(Exception):
+    """The generator has collapsed or diverged."""
+
+
+def _stop(where, what, config, good):
+    """Raises the `UserError` for a training that is given up, with the checkpoint that holds the networks from before."""
+    milder = "a lower gan.learning_rate or a higher gan.r1_gamma" + ("" if config.precision == "32-true" else ", or precision 32-true")
+    kept, remedy = "no snapshot was written before", f"train in another folder with {milder}"
+    if good.is_file():
+        kept, remedy = f"its last good snapshot is {good}", f"train in another folder from gan.init: {good}, with {milder}"
     raise UserError(where, f"{what}; {kept}", remedy)
 
 # %% ../../nbs/gan/05_training.ipynb #a1842bc3
@@ -212,37 +241,41 @@ def _train(fabric, store, split, config, data, request, out, watch=None):
     players, anew = make_players(config, data, fabric.device)
     if anew and first:
         print(f"{config.init} has no fitting weights for {', '.join(anew)}: they start anew")
-    snapshots = Snapshots(out/"snapshot.pt", request)
+    save = partial(_saved, config, data, request)
+    snapshots = Snapshots(out/"snapshot.pt", request, save)
     means = snapshots.restore(players)
     fabric.barrier()
-    look = _Look(out, Samples(store, slices, config, data), watch)
-    last, points = _points(config)
+    look = _Look(out, Samples(store, slices, config, data), watch, save)
     read = _reader(store, SliceOrder(slices, config.batch, config.seed), config, data)
+    try:
+        _steps(fabric, players, means, config, data, read, look, snapshots)
+        if first:
+            save(out/"checkpoint.pt", players)
+    except _Undefined as error:
+        _stop(out, f"{error} is no longer a number after {players.step*config.batch} slices", config, snapshots.path)
+    except _Failed as error:
+        _stop(out, f"the generator of {config.gan.upper()} {error}", config, out/"last-good.pt")
+    if first:
+        for path in (snapshots.path, out/"last-good.pt"):
+            path.unlink(missing_ok=True)
+
+
+def _steps(fabric, players, means, config, data, read, look, snapshots):
+    """The steps that are still to be done, with what the first process writes in between."""
+    first, (last, points) = fabric.global_rank == 0, _points(config)
     with progress(total=last*config.batch, initial=players.step*config.batch, what=config.gan.upper(), unit="img") if first else nullcontext() as bar:
         for real in read_ahead(read, range(players.step, last)):
-            _one_step(fabric, players, means, config, data, real, out)
+            means.add(train_step(fabric, players, config, data, real))
             if not first:
                 continue
             bar.update(config.batch)
             if players.step in points:
                 look(players, means, config)
-                if _is_collapsed(players.curves):
-                    _stop(out, f"the generator of {config.gan.upper()} makes the same slice from everything", config, snapshots.path)
             snapshots.write(players, means)
-    if first:
-        save_checkpoint(out/"checkpoint.pt", players.average, players.discriminator, config, data, players.step*config.batch/1000, request=request)
-        snapshots.path.unlink(missing_ok=True)
 
 
 def _reader(store, order, config, data):
     return lambda step: to_gan(*store.batch(order(step)), config.gan, data.intensity_range, len(data.classes))
-
-
-def _one_step(fabric, players, means, config, data, real, out):
-    try:
-        means.add(train_step(fabric, players, config, data, real))
-    except _Undefined as error:
-        _stop(out, f"{error} is no longer a number after {players.step*config.batch} slices", config, out/"snapshot.pt")
 
 # %% ../../nbs/gan/05_training.ipynb #8683e341
 def train_gan(store, split, config, out, watch=None):
@@ -251,8 +284,8 @@ def train_gan(store, split, config, out, watch=None):
     Goes on from `out/snapshot.pt`; on a CPU it then ends with the same bits as an undisturbed training. Writes `out/curves.csv`
     (`CURVE_COLUMNS`) and `out/samples-<kimg>.png` every `config.snapshot_kimg`; `watch(rows, sheet)` is called with both where
     there is one process. The averaged generator is what the checkpoint holds. Raises `LeakError` for slices of anybody
-    outside `split.train`; `UserError` for what the user can mend, and where a loss is no longer a number or the generator
-    has collapsed: the snapshot is then the last good one.
+    outside `split.train`; `UserError` for what the user can mend, and where a loss or weight is no longer a number or the
+    generator has collapsed or diverged: it names the last good snapshot, a checkpoint to generate from or to begin anew from.
     """
     out = Path(out)
     _check(store, config)
@@ -262,9 +295,9 @@ def train_gan(store, split, config, out, watch=None):
         _own(out/"checkpoint.pt", request)
         return out/"checkpoint.pt"
     several = config.devices > 1
-    fabric = make_fabric(config.precision, config.devices)
     # Fabric looks into the arguments of what it launches, and stumbles over frozen dataclasses: bound beforehand they are left alone
-    fabric.launch(partial(_train, store=store, split=split, config=config, data=data, request=request, out=out, watch=None if several else watch))
+    train = partial(_train, store=store, split=split, config=config, data=data, request=request, out=out, watch=None if several else watch)
+    launch(train, config.precision, config.devices)
     return out/"checkpoint.pt"
 
 

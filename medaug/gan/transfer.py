@@ -26,32 +26,54 @@ def _is_image_layer(name):
     return "to_image." in name or name.startswith("from_image.")
 
 
-def _fitted(own, found, extra):
-    """`found` in the shape of `own`: as it is, or with zeros for `extra` inputs of a mask; None where it doesn't fit."""
+def _fitted(own, found, inputs, extra):
+    """`found` in the shape of `own`: as it is, or with zeros for `extra` inputs of a mask in dimension `inputs`; None where it doesn't fit."""
     if own.shape == found.shape:
         return found
-    if extra <= 0 or own.dim() != found.dim() or [a - b for a, b in zip(own.shape, found.shape) if a != b] != [extra]:
+    if inputs is None or own.dim() != found.dim() or [(d, a - b) for d, (a, b) in enumerate(zip(own.shape, found.shape)) if a != b] != [(inputs, extra)]:
         return None
     # affines give a style for each channel of the mask: theirs stay as they were drawn
     fitted = torch.zeros_like(own) if own.dim() == 4 else own.clone()
     fitted[tuple(slice(size) for size in found.shape)] = found
     return fitted
 
+
+def _inputs(name, own, found, extra):
+    """The dimension of a weight that counts a layer's inputs, to which a mask adds `extra`; None where `name` has none.
+
+    That of an affine counts them only if its layer's own weight has those inputs too, and no other features.
+    """
+    if extra <= 0:
+        return None
+    layer, _, affine = name.partition("affine.")
+    if not affine:
+        return 1 if own[name].dim() == 4 else None
+    block, is_image_layer, _ = layer.rpartition("to_image.")
+    if is_image_layer:
+        return 0 if own[f"{block}layers.0.weight"].shape[0] == found[f"{block}layers.0.weight"].shape[0] else None
+    return 0 if _fitted(own[f"{layer}weight"], found[f"{layer}weight"].to(own[f"{layer}weight"]), 1, extra) is not None else None
+
 # %% ../../nbs/gan/04a_transfer.ipynb #aae5f5ee
 def transfer(source, target):
     """Copies the weights of the network `source` that fit into `target`, in place; the names of the layers that keep their own."""
-    found = {_by_resolution(name, source): value for name, value in source.state_dict().items()}
-    extra = target.cond_channels - source.cond_channels
+    named = lambda network: {_by_resolution(name, network): value for name, value in network.state_dict().items()}
+    found, theirs, extra = named(source), named(target), target.cond_channels - source.cond_channels
     weights, anew = {}, []
     for name, own in target.state_dict().items():
-        value = found.get(_by_resolution(name, target))
-        other_image = _is_image_layer(name) and not name.endswith(("affine.weight", "affine.bias")) and source.img_channels != target.img_channels
-        weights[name] = own if value is None or other_image else _fitted(own, value.to(own), extra)
-        if weights[name] is None or weights[name] is own:
-            weights[name] = own
+        place = _by_resolution(name, target)
+        other_image = _is_image_layer(name) and "affine." not in name and source.img_channels != target.img_channels
+        fits = place in found and not other_image and not (name.startswith("mapping.") and _depth(source) != _depth(target))
+        fitted = _fitted(own, found[place].to(own), _inputs(place, theirs, found, extra), extra) if fits else None
+        weights[name] = own if fitted is None else fitted
+        if fitted is None:
             anew.append(name.rpartition(".")[0])
     target.load_state_dict(weights)
     return list(dict.fromkeys(anew))
+
+
+def _depth(network):
+    """The layers of a generator's mapping network: one that is cut off or lengthened is another function altogether."""
+    return len(network.mapping.layers) if hasattr(network, "mapping") else 0
 
 # %% ../../nbs/gan/04a_transfer.ipynb #65e8cfea
 def initialise_from(path, generator, discriminator):

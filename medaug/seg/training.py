@@ -18,7 +18,7 @@ from torch import nn
 from ..data.datasets import find_dataset
 from ..data.store import read_ahead
 from ..data.transforms import augment
-from ..devices import make_fabric
+from ..devices import launch
 from ..errors import UserError
 from ..files import value_hash, whole_file, write_text
 from ..memory import keep_memory
@@ -217,9 +217,9 @@ def train_unet(store, split, config, out, generated=None, flip=None):
     if (out/"checkpoint.pt").is_file():
         _read_own(out/"checkpoint.pt", request)
         return out/"checkpoint.pt"
-    fabric = make_fabric(config.precision, config.devices)
     # Fabric looks into the arguments of what it launches, and stumbles over frozen dataclasses: bound beforehand they are left alone
-    fabric.launch(partial(_train, store=store, split=split, config=config, out=out, slices=slices, flip=flip, request=request, describe=_description(store, split, config)))
+    train = partial(_train, store=store, split=split, config=config, out=out, slices=slices, flip=flip, request=request, describe=_description(store, split, config))
+    launch(train, config.precision, config.devices)
     return out/"checkpoint.pt"
 
 # %% ../../nbs/seg/02_training.ipynb #66b0c88f
