@@ -1,5 +1,6 @@
 """`medaug run`: what it leaves, that it does nothing twice, that being killed at any moment costs nothing but time, and what it says when something fails."""
 import csv
+import functools
 import json
 import os
 import random
@@ -100,8 +101,10 @@ def test_a_changed_parameter_repeats_what_depends_on_it_and_nothing_else(experim
 
 
 def _start(experiment, out, *more, **options):
+    # where the tests run in the background of a shell, they and all that they start would ignore Ctrl-C
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-m", "medaug.experiment.cli", "run", str(experiment), "--out", str(out), *more],
-                            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, **options)
+                            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=heed, **options)
 
 
 KINDS = {"driver": "medaug.experiment.cli run", "snakemake": "-m snakemake", "run": "medaug.experiment.execute", "kernel": "start_kernel", "worker": "multiprocessing.spawn"}
