@@ -7,8 +7,9 @@ time. The judge is a U-Net trained on the real training slices; mask faithfulnes
 were made with (C-SG: the label maps of the real test patients, and those of M-SG where that was trained; B-SG: its own), beside its DSC on the
 real test patients. The Fréchet distance is one of random CNN features (no FID), from generated to training slices, of the first weights and of
 the trained ones; training to held-out slices tells how far real slices are. M-SG is judged as MC-SG, with C-SG's images for its masks. C-SG is
-trained in float32 and in bf16, for the same number of slices. On 12 patients C-SG is trained with and without ADA, with StyleGAN2's own weight of
-R1, γ = 0.0002·resolution²/batch. A second run in the same FOLDER goes on where the first stopped.
+trained in float32 and in bf16, for the same number of slices. On 12 patients C-SG is trained with and without ADA, with a weak R1, so that the
+discriminator can learn the slices by heart: γ = 0.0256, what StyleGAN2's rule 0.0002·resolution²/batch gives for a batch of 32. A second run
+in the same FOLDER goes on where the first stopped.
 Writes results/gan_phantom.json and the pictures nbs/images/gan-phantom-*.png.
 """
 import argparse
@@ -51,7 +52,7 @@ GAN = dict(resolution=SIZE, kimg=60, batch=8, ada=False, r1_gamma=5.0, path_leng
            mapping_layers=4, snapshot_kimg=10.0)
 BF16 = {"precision": "bf16-mixed"}
 # B-SG and M-SG have to find the small classes by themselves and want more channels and slices than C-SG, which is given them
-WIDER, FEW = {**BF16, "kimg": 120, "r1_gamma": 2.0, "channel_base": 2048}, {**BF16, "r1_gamma": None}
+WIDER, FEW = {**BF16, "kimg": 120, "r1_gamma": 2.0, "channel_base": 2048}, {**BF16, "kimg": 50, "r1_gamma": 0.0256}
 # name → (GAN, how many of the training patients it sees, what is set otherwise)
 TRAININGS = {"b-sg": ("b-sg", None, WIDER), "c-sg": ("c-sg", None, {}), "c-sg-bf16": ("c-sg", None, BF16), "m-sg": ("m-sg", None, WIDER | {"kimg": 40}),
              "c-sg-12-patients": ("c-sg", 12, FEW), "c-sg-12-patients-ada": ("c-sg", 12, FEW | {"ada": True})}
