@@ -32,7 +32,7 @@ from machine import machine, write_results
 
 # resolution: (channel_base, channel_max, batch), and the peer's network_capacity that gives the same widths
 CASES = {64: (8192, 128, 8, 64), 128: (8192, 256, 4, 32), 256: (16384, 512, 4, 32)}
-GPU_CASES = {256: (16384, 512, 32, 32)}
+GPU_CASES = CASES | {256: (16384, 512, 32, 32)}
 # name: (Fabric's, the type of the features)
 PRECISIONS = {"float32": ("32-true", torch.float32), "bf16": ("bf16-mixed", torch.bfloat16), "float16": ("16-mixed", torch.float16)}
 CHANNELS = {"medaug": 5, "stylegan2_pytorch": 4}
@@ -206,7 +206,7 @@ def peak(device):
 
 def measure(program, resolution, precision, device, steps, seconds):
     torch.manual_seed(0)
-    case = (resolution, *cases(device)[resolution])
+    case = (resolution, *(GPU_CASES if device == "cuda" else CASES)[resolution])
     batch = case[3]
     train, generate, make_one, judge_one = {"medaug": medaug, "stylegan2_pytorch": stylegan2_pytorch}[program](case, precision, device)
     before = peak(device)
@@ -226,10 +226,6 @@ def measure(program, resolution, precision, device, steps, seconds):
     if program == "medaug":     # PyTorch's count of a grouped convolution's gradients, which the peer has, is too high
         told |= {"training_gflop_per_image": round(cost/batch, 2), "bound_training_images_per_second": round(rate*batch/cost, 2), "share_of_device": round(training*cost/batch/product, 3)}
     return told
-
-
-def cases(device):
-    return GPU_CASES if device == "cuda" else CASES
 
 
 def main():
@@ -254,7 +250,7 @@ def compare(arguments):
     gpu = arguments.device == "cuda"
     begin, rows = {**machine("torch"), "threads": torch.get_num_threads(), "note": arguments.note}, []
     begin |= {"GPU": torch.cuda.get_device_name()} if gpu else {}
-    for resolution in arguments.cases or list(cases(arguments.device)):
+    for resolution in arguments.cases or ([256] if gpu else list(CASES)):
         for precision in arguments.precisions or list(PRECISIONS)[:3 if gpu else 2]:
             for program in CHANNELS:
                 command = [sys.executable, __file__, "--one", program, str(resolution), precision, "--device", arguments.device, "--steps", str(arguments.steps),

@@ -32,7 +32,8 @@ def make_fabric(precision="32-true", devices=1, accelerator="auto"):
 def launch(train, precision="32-true", devices=1):
     """Calls `train(fabric)`, here or in `devices` processes where it is more than one, also from a notebook.
 
-    Several processes get a copy of `train`, which must therefore be picklable. A `UserError` of theirs is raised here.
+    `precision` as for `make_fabric`. Several processes get a copy of `train`, which must therefore be picklable. A `UserError`
+    of theirs is raised here.
     """
     if devices == 1:
         make_fabric(precision).launch(train)

@@ -45,7 +45,8 @@ class FeatureStatistics:
 def covariance_factor(sigma, name="sigma"):
     """L (F, r) with L Lᵀ = `sigma`, a covariance of rank r: its Cholesky factor with pivoting (LAPACK's dpstrf).
 
-    It is the correlations that are factored, so that a feature of small variance counts as much as one of large. Raises `UserError` where `sigma` (called `name`) has negative eigenvalues and so is no covariance.
+    It is the correlations that are factored, so that a feature of small variance counts as much as one of large.
+    Raises `UserError` where `sigma` (called `name`) has negative eigenvalues and so is no covariance.
     """
     precision = np.finfo(sigma.dtype if sigma.dtype.kind == "f" else np.float64).eps
     spread = np.sqrt(np.abs(np.diag(sigma)).astype(np.float64))

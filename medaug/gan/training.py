@@ -135,9 +135,9 @@ class Samples:
 # %% ../../nbs/gan/05_training.ipynb #09324727
 def _saved(config, data, request, path, players, **more):
     """Writes a checkpoint of the players; raises `_Undefined` where a weight of theirs is NaN or infinite."""
-    for name in ("generator", "average", "discriminator"):
-        if not all(norm.isfinite() for norm in torch._foreach_norm(list(getattr(players, name).parameters()))):
-            raise _Undefined(f"a weight of the {name}" if name != "average" else "a weight of the averaged generator")
+    for network, name in ((players.generator, "generator"), (players.average, "averaged generator"), (players.discriminator, "discriminator")):
+        if not all(norm.isfinite() for norm in torch._foreach_norm(list(network.parameters()))):
+            raise _Undefined(f"a weight of the {name}")
     save_checkpoint(path, players.average, players.discriminator, config, data, players.step*config.batch/1000, request=request, **more)
 
 
@@ -146,6 +146,8 @@ class Snapshots:
 
     `save(path, players, **more)` writes a checkpoint of them.
     """
+
+    _IN_CHECKPOINT = {"generator": "average", "discriminator": "discriminator"}      # its name there: that of the players' part
 
     def __init__(self, path, request, save, seconds=2.0):
         self.path, self.request, self.due = Path(path), request, time.monotonic() + seconds
@@ -156,7 +158,8 @@ class Snapshots:
         if time.monotonic() < self.due and not now:
             return
         start = time.monotonic()
-        self.save(self.path, players, training={"means": means.state, **players.state()})
+        rest = {name: part for name, part in players.state().items() if name not in self._IN_CHECKPOINT.values()}
+        self.save(self.path, players, training={"means": means.state, **rest})
         end = time.monotonic()
         self.due = end + max(self.seconds, 20*(end - start))
 
@@ -164,9 +167,9 @@ class Snapshots:
         """Puts a snapshot's state, where there is one, into `players`; gives the `Means`. `UserError` where it belongs to something else."""
         if not self.path.is_file():
             return Means()
-        state = _own(self.path, self.request)["training"]
-        players.restore(state)
-        return Means(state["means"])
+        content = _own(self.path, self.request)
+        players.restore({**content["training"], **{ours: content[name] for name, ours in self._IN_CHECKPOINT.items()}})
+        return Means(content["training"]["means"])
 
 
 def _own(path, request):
@@ -202,6 +205,7 @@ class _Look:
             raise _Failed(ails)
 
 
+# samples vary about as much as real slices do; so little or so much only those of a generator that is beyond repair
 _LEAST, _MOST = 0.001, 100
 
 

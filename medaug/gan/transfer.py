@@ -57,13 +57,13 @@ def _inputs(name, own, found, extra):
 def transfer(source, target):
     """Copies the weights of the network `source` that fit into `target`, in place; the names of the layers that keep their own."""
     named = lambda network: {_by_resolution(name, network): value for name, value in network.state_dict().items()}
-    found, theirs, extra = named(source), named(target), target.cond_channels - source.cond_channels
+    found, ours, extra = named(source), named(target), target.cond_channels - source.cond_channels
     weights, anew = {}, []
     for name, own in target.state_dict().items():
         place = _by_resolution(name, target)
         other_image = _is_image_layer(name) and "affine." not in name and source.img_channels != target.img_channels
         fits = place in found and not other_image and not (name.startswith("mapping.") and _depth(source) != _depth(target))
-        fitted = _fitted(own, found[place].to(own), _inputs(place, theirs, found, extra), extra) if fits else None
+        fitted = _fitted(own, found[place].to(own), _inputs(place, ours, found, extra), extra) if fits else None
         weights[name] = own if fitted is None else fitted
         if fitted is None:
             anew.append(name.rpartition(".")[0])
