@@ -1,15 +1,18 @@
-"""Do the GANs learn phantom brain tumours at 64 × 64 in an hour or less of two cores: do images show their masks, and are they closer to real ones afterwards?
+"""Do the GANs learn phantom brain tumours at 64 × 64 within an hour on two cores? Do images show their masks, and does
+training bring them closer to real ones?
 
-    python benchmarks/gan_phantom.py [FOLDER] [--trainings b-sg c-sg c-sg-bf16 m-sg c-sg-12-patients c-sg-12-patients-ada]
+    python benchmarks/gan_phantom.py [FOLDER] [--trainings b-sg c-sg c-sg-bf16 m-sg c-sg-12-patients
+    c-sg-12-patients-ada]
 
-Phantoms of BraTS20, split 60/20/20 into training, validation and test patients. Each GAN is trained in one process with one thread, two at a
-time. The judge is a U-Net trained on the real training slices; mask faithfulness is its DSC on generated images against the masks that they
-were made with (C-SG: the label maps of the real test patients, and those of M-SG where that was trained; B-SG: its own), beside its DSC on the
-real test patients. The Fréchet distance is one of random CNN features (no FID), from generated to training slices, of the first weights and of
-the trained ones; training to held-out slices tells how far real slices are. M-SG is judged as MC-SG, with C-SG's images for its masks. C-SG is
-trained in float32 and in bf16, for the same number of slices. On 12 patients C-SG is trained with and without ADA, with a weak R1, so that the
-discriminator can learn the slices by heart: γ = 0.0256, what StyleGAN2's rule 0.0002·resolution²/batch gives for a batch of 32. A second run
-in the same FOLDER goes on where the first stopped.
+Phantoms of BraTS20, split 60/20/20 into training, validation and test patients. Each GAN is trained in one process with
+one thread, two at a time. The judge is a U-Net trained on the real training slices; mask faithfulness is its DSC on
+generated images against the masks that they were made with (C-SG: the label maps of the real test patients, and those
+of M-SG where that was trained; B-SG: its own), beside its DSC on the real test patients. The Fréchet distance is one of
+random CNN features (no FID), from generated to training slices, of the first weights and of the trained ones; training
+to held-out slices tells how far real slices are. M-SG is judged as MC-SG, with C-SG's images for its masks. C-SG is
+trained in float32 and in bf16, for the same number of slices. On 12 patients C-SG is trained with and without ADA, with
+a weak R1, so that the discriminator can learn the slices by heart: γ = 0.0256, what StyleGAN2's rule
+0.0002·resolution²/batch gives for a batch of 32. A second run in the same FOLDER goes on where the first stopped.
 Writes results/gan_phantom.json and the pictures nbs/images/gan-phantom-*.png.
 """
 import argparse
@@ -27,8 +30,8 @@ import matplotlib.pyplot as plt
 import nibabel
 import numpy as np
 import torch
-
 from machine import machine, write_results
+
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset, store_generated
@@ -48,15 +51,30 @@ from medaug.seg.predict import load_unet
 from medaug.seg.training import train_unet
 
 SIZE, DEPTH, PATIENTS, GENERATED = 64, 20, 60, 24
-GAN = dict(resolution=SIZE, kimg=60, batch=8, ada=False, r1_gamma=5.0, path_length_weight=0.2, channel_base=1024, channel_max=64, z_dim=64, w_dim=128,
-           mapping_layers=4, snapshot_kimg=10.0)
+NETWORKS = {"channel_base": 1024, "channel_max": 64, "z_dim": 64, "w_dim": 128, "mapping_layers": 4}
+GAN = dict(
+    resolution=SIZE,
+    kimg=60,
+    batch=8,
+    ada=False,
+    r1_gamma=5.0,
+    path_length_weight=0.2,
+    **NETWORKS,
+    snapshot_kimg=10.0,
+)
 BF16 = {"precision": "bf16-mixed"}
-# B-SG and M-SG have to find the small classes by themselves and want more channels and slices than C-SG, which is given them
+# B-SG and M-SG must learn the small classes, so they need more channels and slices than C-SG, which gets masks
 WIDER, FEW = {**BF16, "kimg": 120, "r1_gamma": 2.0, "channel_base": 2048}, {**BF16, "kimg": 50, "r1_gamma": 0.0256}
 # name → (GAN, how many of the training patients it sees, what is set otherwise)
-TRAININGS = {"b-sg": ("b-sg", None, WIDER), "c-sg": ("c-sg", None, {}), "c-sg-bf16": ("c-sg", None, BF16), "m-sg": ("m-sg", None, WIDER | {"kimg": 40}),
-             "c-sg-12-patients": ("c-sg", 12, FEW), "c-sg-12-patients-ada": ("c-sg", 12, FEW | {"ada": True})}
-JUDGE = UNetConfig(epochs=30, batch=16, width=16, depth=4, learning_rate=1e-3, per_class=True, augmentation=True)
+TRAININGS = {
+    "b-sg": ("b-sg", None, WIDER),
+    "c-sg": ("c-sg", None, {}),
+    "c-sg-bf16": ("c-sg", None, BF16),
+    "m-sg": ("m-sg", None, WIDER | {"kimg": 40}),
+    "c-sg-12-patients": ("c-sg", 12, FEW),
+    "c-sg-12-patients-ada": ("c-sg", 12, FEW | {"ada": True}),
+}
+JUDGE = UNetConfig(epochs=30, batch=16, width=16, depth=4, learning_rate=1e-3, augmentation=True)
 PICTURES = Path(__file__).parent.parent/"nbs"/"images"
 
 
@@ -76,14 +94,19 @@ def training_split(split, name):
 
 
 def trained(folder, name):
-    """Trains in a process of its own with one thread, and leaves the minutes of the processor that it took; then the same with a single step."""
+    """Trains in a process of its own with one thread, and leaves the minutes of the processor that it took; then the
+    same with a single step."""
     torch.set_num_threads(1)
     gan, _, changes = TRAININGS[name]
     store = SliceStore(folder/"store")
-    split, config, begin = training_split(split_patients(store.patients, PATIENTS, 0), name), GanConfig(gan, **GAN | changes), time.process_time()
+    split, config, begin = (
+        training_split(split_patients(store.patients, PATIENTS, 0), name),
+        GanConfig(gan, **GAN | changes),
+        time.process_time(),
+    )
     begun = (folder/name).exists()
     train_gan(store, split, config, folder/name)
-    if not begun:       # of a training that was stopped in between the minutes are not known
+    if not begun:       # the minutes of an interrupted training are unknown
         (folder/name/"minutes.json").write_text(json.dumps(round((time.process_time() - begin)/60, 1)))
     train_gan(store, split, replace(config, kimg=config.batch/1000), folder/f"{name}-first")
 
@@ -100,21 +123,30 @@ def label_maps(store, patients, folder):
 def generated(folder, name, checkpoint, store, masks):
     """A store of patients that the GAN of a checkpoint makes; C-SG for the label maps in `masks`, each once."""
     of_masks = {"masks_from": masks} if load_checkpoint(checkpoint).config.gan == "c-sg" else {}
-    made = generate_patients(checkpoint, folder/f"{name}-patients", len(list(masks.iterdir())) if of_masks else GENERATED, **of_masks)
+    made = generate_patients(
+        checkpoint, folder / f"{name}-patients", len(list(masks.iterdir())) if of_masks else GENERATED, **of_masks
+    )
     return store_generated(made, folder/f"{name}-store", store, progress_bar=False)
 
 
 def distance(store, split, made):
-    """The Fréchet distances of a store of generated patients to the training and to the held-out slices, mean over modalities."""
+    """The Fréchet distances of a store of generated patients to the training and to the held-out slices, mean over
+    modalities."""
     table = distances_to_real(store, split.train, made, split.test, [random_features()])
     means = table[table.modality == "mean"].set_index("measure").value.round(4)
-    return {"generated to training": means.iloc[0], "training to held-out": means.iloc[1], "generated to held-out": means.iloc[2]}
+    return {
+        "generated to training": means.iloc[0],
+        "training to held-out": means.iloc[1],
+        "generated to held-out": means.iloc[2],
+    }
 
 
 def shares(store, patients):
-    """Of the slices of those patients, which share shows each class: class → share."""
+    """The share of the patients' slices that show each class: class → share."""
     labels = store.batch(store.slices(patients))[1].flatten(1)
-    return {name: round((labels == number).any(1).float().mean().item(), 3) for number, name in enumerate(store.classes, 1)}
+    return {
+        name: round((labels == number).any(1).float().mean().item(), 3) for number, name in enumerate(store.classes, 1)
+    }
 
 
 def curves(folder, name):
@@ -130,20 +162,31 @@ def picture(folder, name):
 
 
 def report(folder, name, store, split, judge, masks):
-    """What is to be said about one trained GAN."""
+    """The results of one trained GAN."""
     gan = load_checkpoint(folder/name/"checkpoint.pt")
     taken = folder/name/"minutes.json"
-    told = {"training patients": len(split.train), "training slices": len(store.slices(split.train)), "kimg": round(gan.kimg, 1),
-            "set otherwise": TRAININGS[name][2], "curves": [dict(zip(CURVE_COLUMNS, row)) for row in curves(folder, name)],
-            "minutes of one core": json.loads(taken.read_text()) if taken.is_file() else "not known: it was stopped in between"}
+    told = {
+        "training patients": len(split.train),
+        "training slices": len(store.slices(split.train)),
+        "kimg": round(gan.kimg, 1),
+        "set otherwise": TRAININGS[name][2],
+        "curves": [dict(zip(CURVE_COLUMNS, row)) for row in curves(folder, name)],
+        "minutes of one core": json.loads(taken.read_text())
+        if taken.is_file()
+        else "not known: it was stopped in between",
+    }
     picture(folder, name)
     made = generated(folder, name, folder/name/"checkpoint.pt", store, masks)
     told["slices that show the class"] = shares(made, made.patients)
     if gan.config.gan == "m-sg":
         return told
     first = generated(folder, f"{name}-first", folder/f"{name}-first"/"checkpoint.pt", store, masks)
-    return {**told, "distance with the first weights": distance(store, split, first), "distance after training": distance(store, split, made),
-            "mask faithfulness": faithfulness(judge, made, store, split)}
+    return {
+        **told,
+        "distance with the first weights": distance(store, split, first),
+        "distance after training": distance(store, split, made),
+        "mask faithfulness": faithfulness(judge, made, store, split),
+    }
 
 
 def faithfulness(judge, made, store, split):
@@ -164,9 +207,14 @@ def main():
 
 
 def mc_sg(folder, ending, store):
-    """A store of MC-SG's patients, of the trained networks or, with the ending '-first', of those with their first weights."""
+    """A store of MC-SG's patients, by the trained networks, or by the initial ones for names ending in '-first'."""
     m_sg, c_sg = (folder/f"{name}{ending}"/"checkpoint.pt" for name in ("m-sg", "c-sg"))
-    return store_generated(generate_mc_sg(m_sg, c_sg, folder/f"mc-sg{ending}-patients", GENERATED), folder/f"mc-sg{ending}-store", store, progress_bar=False)
+    return store_generated(
+        generate_mc_sg(m_sg, c_sg, folder / f"mc-sg{ending}-patients", GENERATED),
+        folder / f"mc-sg{ending}-store",
+        store,
+        progress_bar=False,
+    )
 
 
 def measure(folder, names):
@@ -179,10 +227,24 @@ def measure(folder, names):
     told = {name: report(folder, name, store, training_split(split, name), judge, masks) for name in names}
     if {"m-sg", "c-sg"} <= set(names):
         first, made = (mc_sg(folder, ending, store) for ending in ("-first", ""))
-        told["mc-sg"] = {"distance with the first weights": distance(store, split, first), "distance after training": distance(store, split, made),
-                         "mask faithfulness": faithfulness(judge, made, store, split)}
-    write_results(__file__, {**machine("torch"), "slice": f"{SIZE} × {SIZE}", "patients": {"training": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-                             "features": random_features().name, "slices that show the class": shares(store, split.train), "GAN": GAN, "the judge's epochs": JUDGE.epochs, **told})
+        told["mc-sg"] = {
+            "distance with the first weights": distance(store, split, first),
+            "distance after training": distance(store, split, made),
+            "mask faithfulness": faithfulness(judge, made, store, split),
+        }
+    write_results(
+        __file__,
+        {
+            **machine("torch"),
+            "slice": f"{SIZE} × {SIZE}",
+            "patients": {"training": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+            "features": random_features().name,
+            "slices that show the class": shares(store, split.train),
+            "GAN": GAN,
+            "the judge's epochs": JUDGE.epochs,
+            **told,
+        },
+    )
 
 
 if __name__ == "__main__":

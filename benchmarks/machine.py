@@ -1,23 +1,42 @@
-"""What every benchmark says of the machine it ran on, and how it writes what it found."""
+"""What all benchmarks share: facts about the machine, and writing the results."""
 import datetime
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+# the end of an experiment's file whose runs take one thread each
+ONE_THREAD_EACH = "resources: {%s}\n" % ", ".join(
+    f"{stage}: {{threads: 1}}" for stage in ("prepare", "train_gan", "generate", "train_unet", "compare"))
+
 
 def processor():
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def machine(*packages):
-    """The processor, the cores, how busy they were beforehand, the date, and the versions of `packages`."""
-    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "load average before": round(os.getloadavg()[0], 1),
-            "date": datetime.date.today().isoformat(), "python": platform.python_version(), **{name: version(name) for name in packages}}
+    """The processor, its cores and their load before the run, the date, and the versions of `packages`."""
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load average before": round(os.getloadavg()[0], 1),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def peak_memory():
+    """The bytes that this program has held at most; `ru_maxrss` also holds the size of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])*1024
 
 
 def write_results(script, results):
@@ -29,13 +48,13 @@ def write_results(script, results):
 
 def median_and_range(values, digits=0):
     """The median, least and greatest of a few repetitions."""
-    values = sorted(values)
-    rounded = [round(value, digits) if digits else round(value) for value in (values[len(values)//2], values[0], values[-1])]
+    found = statistics.median(values), min(values), max(values)
+    rounded = [round(value, digits) if digits else round(value) for value in found]
     return dict(zip(("median", "least", "greatest"), rounded))
 
 
 def run_in_folder(main):
-    """Calls `main` with the folder given on the command line, or with one that is removed afterwards."""
+    """Call `main` with the folder of the command line, or with a temporary one."""
     if len(sys.argv) > 1:
         main(Path(sys.argv[1]))
         return

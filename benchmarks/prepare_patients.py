@@ -1,9 +1,10 @@
 """How many patients a minute does `prepare` do, on one core and on two?
 
-Phantoms of BraTS20 (4 modalities with N4) and of D-HEART. On one core one process does all patients, on two a pool of two processes,
-whose start is part of the time. Beside the wall's clock the processor's own seconds, of all processes together: they tell what two
-processes cost more than one even where other work keeps the cores from them.
-Writes results/prepare_patients.json: patients a minute, median and range of the repetitions, and the ratio of two cores to one.
+Phantoms of BraTS20 (4 modalities with N4) and of D-HEART. On one core one process does all patients, on two a pool of
+two processes, whose start is part of the time. Processor seconds of all
+processes are measured too: they show the extra cost of two processes even on a busy machine.
+Writes results/prepare_patients.json: patients a minute, median and range of the repetitions, and the ratio of two cores
+to one.
 
     python benchmarks/prepare_patients.py [FOLDER]
 """
@@ -13,7 +14,6 @@ import resource
 import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 from machine import machine, median_and_range, run_in_folder, write_results
 
@@ -26,7 +26,10 @@ REPETITIONS = 3
 
 
 def processor_seconds():
-    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def measure(row, root, store, processes, patients):
@@ -38,7 +41,8 @@ def measure(row, root, store, processes, patients):
 
 
 def on_cores(cores, work, *arguments):
-    """`work(*arguments)` in a process of its own that may use the first `cores` of this one's cores, with every thread it ever starts."""
+    """`work(*arguments)` in a process of its own that may use the first `cores` of this one's cores, threads
+    included."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(allowed)[:cores])
     try:
@@ -53,13 +57,17 @@ def main(folder):
     for name, settings in SETS.items():
         row, root = DATASETS[name], write_phantom(DATASETS[name], folder/name, progress_bar=False, **settings)
         runs = {cores: [] for cores in (1, 2)}
-        for _ in range(REPETITIONS):  # by turns, so that what else the machine does meets both alike
+        for _ in range(REPETITIONS):  # in turns, so that other load affects both alike
             for cores in runs:
                 runs[cores].append(on_cores(cores, measure, row, root, folder/"store", cores, settings["patients"]))
         told[name] = dict(settings)
         for cores, found in runs.items():
-            told[name][f"patients a minute, {cores} core{'s'*(cores > 1)}"] = median_and_range([rate for rate, _ in found], 1)
-            told[name][f"processor seconds a patient, {cores} core{'s'*(cores > 1)}"] = median_and_range([used for _, used in found], 2)
+            told[name][f"patients a minute, {cores} core{'s' * (cores > 1)}"] = median_and_range(
+                [rate for rate, _ in found], 1
+            )
+            told[name][f"processor seconds a patient, {cores} core{'s' * (cores > 1)}"] = median_and_range(
+                [used for _, used in found], 2
+            )
         told[name]["two cores to one"] = median_and_range([two/one for (one, _), (two, _) in zip(runs[1], runs[2])], 2)
     write_results(__file__, told)
 

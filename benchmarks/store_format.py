@@ -1,16 +1,15 @@
-"""Which format for the slice store? Slices a second at random, bytes a patient, and what they are to the raw NIfTI files.
+"""Which format suits the slice store? Random slices a second, bytes a patient, and their ratio to raw NIfTI.
 
-A phantom patient of BraTS20 in the real size (4 modalities of 240 × 240 × 155, int16), prepared to 256 × 256 without bias correction,
-in: NumPy files read with seeks (what the store does) and mapped into memory, Zarr 3 with a chunk a slice (raw, and with its
-default compression), and NIfTI as nibabel reads slices of it (plain and gzipped, the slices then lying one after another in the file).
-Zarr is no requirement of medaug: pip install zarr.
+A phantom patient of BraTS20 in the real size (4 modalities of 240 × 240 × 155, int16), prepared to 256 × 256 without
+bias correction, in: NumPy files read with seeks (what the store does) and mapped into memory, Zarr 3 with a chunk a
+slice (raw, and with its default compression), and NIfTI as nibabel reads slices of it (plain and gzipped, the slices
+then lying one after another in the file). Zarr is no requirement of medaug: pip install zarr.
 Writes results/store_format.json: median and range of the repetitions.
 
     python benchmarks/store_format.py [FOLDER]
 """
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -27,7 +26,8 @@ BRATS = replace(DATASETS["brats20"], n4=False)
 
 
 def write_patient(root):
-    """A patient in the real size and type; the phantom is painted coarsely in the slices' direction and repeated, which is quick."""
+    """A patient in the real size and type; for speed the phantom is drawn with few slices, which
+    are repeated."""
     images, labels, spacing = phantom_patient(BRATS, seed=0, patient=0, size=SHAPE[0], depth=31)
     name = "BraTS20_Training_001"
     for path, volume in zip(("t1", "t1ce", "t2", "flair"), images):
@@ -37,7 +37,12 @@ def write_patient(root):
 
 
 def size(*paths):
-    return sum(file.stat().st_size for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    return sum(
+        file.stat().st_size
+        for path in paths
+        for file in ([path] if path.is_file() else path.rglob("*"))
+        if file.is_file()
+    )
 
 
 def rate(read, depth, count):
@@ -74,24 +79,43 @@ def main(folder):
     root = write_patient(folder/"raw")
     store = prepare_dataset(BRATS, root, folder/"store", 256, processes=1, progress_bar=False)
     (files,) = find_patients(BRATS, root)
-    gzipped, plain = size(*files.all), sum(int(np.prod(nib.load(path).shape))*nib.load(path).get_data_dtype().itemsize for path in files.all)
+    gzipped, plain = (
+        size(*files.all),
+        sum(int(np.prod(nib.load(path).shape)) * nib.load(path).get_data_dtype().itemsize for path in files.all),
+    )
     whole = size(store.path/"patients")
     depth, candidates = formats(folder, store)
     found = {}
     for name, (read, paths, count) in candidates.items():
         once = lambda: rate(read, depth, int(count)) if count >= 1 else _few(read, depth)
         once()
-        found[name] = {"slices a second": median_and_range([once() for _ in range(REPETITIONS)], 1), "bytes a patient (images)": size(*paths)}
+        found[name] = {
+            "slices a second": median_and_range([once() for _ in range(REPETITIONS)], 1),
+            "bytes a patient (images)": size(*paths),
+        }
     ours = next(iter(found.values()))["slices a second"]["median"]
-    write_results(__file__, {
-        **machine("numpy", "zarr", "nibabel"), "shape": [depth, 4, 256, 256], "formats": found,
-        "ratio of the medians, store to": {name: round(ours/told["slices a second"]["median"], 2) for name, told in found.items()},
-        "bytes a patient": {"raw NIfTI, gzipped": gzipped, "raw NIfTI, not compressed": plain, "store, with label maps and geometry": whole,
-                            "ratio to gzipped": round(whole/gzipped, 2), "ratio to not compressed": round(whole/plain, 2)}})
+    write_results(
+        __file__,
+        {
+            **machine("numpy", "zarr", "nibabel"),
+            "shape": [depth, 4, 256, 256],
+            "formats": found,
+            "ratio of the medians, store to": {
+                name: round(ours / told["slices a second"]["median"], 2) for name, told in found.items()
+            },
+            "bytes a patient": {
+                "raw NIfTI, gzipped": gzipped,
+                "raw NIfTI, not compressed": plain,
+                "store, with label maps and geometry": whole,
+                "ratio to gzipped": round(whole / gzipped, 2),
+                "ratio to not compressed": round(whole / plain, 2),
+            },
+        },
+    )
 
 
 def _few(read, depth):
-    """For what takes seconds a slice: three of them."""
+    """Three slices, for formats that take seconds for each."""
     start = time.perf_counter()
     for k in (5, depth//2, depth - 5):
         read(k)

@@ -1,8 +1,8 @@
 """Does the memory of a training process stay flat, for 20 and for 200 patients?
 
-For each number of patients (16 slices of 4 × 256 × 256) a new process reads 40 shuffled batches of 64 out of the store and tells its
-resident memory before the first and after the last, and the peak in between. Peer in the same run: the same files mapped into memory.
-Writes results/store_memory.json, MiB.
+For each number of patients (16 slices of 4 × 256 × 256) a new process reads 40 shuffled batches of 64 out of the store
+and prints its resident memory before the first and after the last, and the peak in between. Peer in the same run: the
+same files mapped into memory. Writes results/store_memory.json, MiB.
 
     python benchmarks/store_memory.py [FOLDER]
 """
@@ -34,8 +34,11 @@ def resident(kind="VmRSS"):
 
 
 def mapped(store):
-    """The reader that maps every patient's files once."""
-    maps = [[np.load(store.path/"patients"/id/name, mmap_mode="r") for name in ("images.npy", "labels.npy")] for id in store.patients]
+    """A reader that maps every patient's files once."""
+    maps = [
+        [np.load(store.path / "patients" / id / name, mmap_mode="r") for name in ("images.npy", "labels.npy")]
+        for id in store.patients
+    ]
 
     def read(batch):
         return tuple(torch.from_numpy(np.stack([maps[n//DEPTH][part][n % DEPTH] for n in batch]).astype(kind))
@@ -59,11 +62,23 @@ def main(folder):
     for patients in (20, 200):
         build(folder/str(patients), patients)
         for how in ("read", "mapped"):
-            told = subprocess.run([sys.executable, __file__, folder/str(patients), how], check=True, capture_output=True, text=True).stdout
+            told = subprocess.run(
+                [sys.executable, __file__, folder / str(patients), how], check=True, capture_output=True, text=True
+            ).stdout
             found[f"{how}, {patients} patients"] = json.loads(told)
-    write_results(__file__, {
-        **machine("torch", "numpy"), "slices a patient": DEPTH, "batches": BATCHES, "MiB": found,
-        "ratio of the peaks, 200 to 20 patients": {how: round(found[f"{how}, 200 patients"]["peak"]/found[f"{how}, 20 patients"]["peak"], 2) for how in ("read", "mapped")}})
+    write_results(
+        __file__,
+        {
+            **machine("torch", "numpy"),
+            "slices a patient": DEPTH,
+            "batches": BATCHES,
+            "MiB": found,
+            "ratio of the peaks, 200 to 20 patients": {
+                how: round(found[f"{how}, 200 patients"]["peak"] / found[f"{how}, 20 patients"]["peak"], 2)
+                for how in ("read", "mapped")
+            },
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does the U-Net find on phantom patients what a threshold cannot, and do augmentation, patients and epochs move it the way they should?
+"""Does the U-Net beat thresholds on phantom patients, and do augmentation, patients and epochs help as expected?
 
     python benchmarks/unet_phantom.py [--datasets brats20 d-heart] [--seeds 0 1 2] [--size 64]
 
-20 patients of 64 × 64 slices: 12 for training, 4 for validation, 4 for test, and 12 more test patients from outside, so that differences show.
-The peer is, for each class, the modality and the interval of intensities that find it best in the training patients. Each number is the mean
-DSC over test patients and classes; `least` and `greatest` are those of the seeds. Fewer patients are trained for as many steps as all 12.
-Writes results/unet_phantom.json.
+20 patients of 64 × 64 slices: 12 for training, 4 for validation, 4 for test, and 12 more test patients outside the
+sub-dataset.  The peer is, for each class, the modality and the interval of intensities that find it best in
+the training patients. Each number is the mean DSC over test patients and classes; `least` and `greatest` are those of
+the seeds. Fewer patients are trained for as many steps as all 12. Writes results/unet_phantom.json.
 """
 import argparse
 import tempfile
@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 from machine import machine, median_and_range, write_results
+
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset
@@ -26,24 +26,32 @@ from medaug.seg.dice import dice_score
 from medaug.seg.predict import load_unet
 from medaug.seg.training import train_unet
 
-PLAIN = UNetConfig(epochs=18, batch=16, width=8, depth=3, learning_rate=0.01, per_class=True)
+PLAIN = UNetConfig(epochs=18, batch=16, width=8, depth=3, learning_rate=0.01)
 
 
 def best_thresholds(store, patients):
-    """For each class the (modality, lowest, highest intensity) that find it best in the training patients, of 41 quantiles each."""
+    """For each class the (modality, lowest, highest intensity) that find it best in the training patients, of 41
+    quantiles each."""
     images, labels = (part.numpy() for part in store.batch(store.slices(patients)))
     chosen = []
     for index in range(1, len(store.classes) + 1):
-        candidates = [_best_interval(images[:, modality].ravel(), labels.ravel() == index) for modality in range(len(store.modalities))]
+        candidates = [
+            _best_interval(images[:, modality].ravel(), labels.ravel() == index)
+            for modality in range(len(store.modalities))
+        ]
         modality = max(range(len(candidates)), key=lambda modality: candidates[modality][0])
         chosen.append((modality, *candidates[modality][1:]))
     return chosen
 
 
 def _best_interval(intensities, inside):
-    """(DSC, low, high) of the interval of intensities that overlaps best with the voxels `inside`, from counts at each quantile."""
+    """(DSC, low, high) of the interval of intensities that overlaps best with the voxels `inside`, from counts at each
+    quantile."""
     levels = np.unique(np.quantile(intensities, np.linspace(0, 1, 41)))
-    counts = lambda values: np.searchsorted(np.sort(values), levels, "right")[None] - np.searchsorted(np.sort(values), levels, "left")[:, None]
+    counts = lambda values: (
+        np.searchsorted(np.sort(values), levels, "right")[None]
+        - np.searchsorted(np.sort(values), levels, "left")[:, None]
+    )
     found, hit = counts(intensities), counts(intensities[inside])
     dsc = np.triu(2*hit/np.maximum(found + inside.sum(), 1), 1)
     low, high = np.unravel_index(dsc.argmax(), dsc.shape)
@@ -70,12 +78,19 @@ def unet_dsc(store, split, out, config):
 
 
 def variants(split):
-    """What is trained: name → (split, config)."""
+    """The trainings: name → (split, config)."""
     third = Split(split.train[:4], split.validation, split.test)
-    return {"12 patients, 18 epochs": (split, PLAIN), "with augmentation": (split, replace(PLAIN, augmentation=True)),
-            "4 patients, as many steps": (third, replace(PLAIN, epochs=3*PLAIN.epochs)),
-            "4 patients, as many steps, with augmentation": (third, replace(PLAIN, epochs=3*PLAIN.epochs, augmentation=True)),
-            "6 epochs": (split, replace(PLAIN, epochs=6)), "2 epochs": (split, replace(PLAIN, epochs=2))}
+    return {
+        "12 patients, 18 epochs": (split, PLAIN),
+        "with augmentation": (split, replace(PLAIN, augmentation=True)),
+        "4 patients, as many steps": (third, replace(PLAIN, epochs=3 * PLAIN.epochs)),
+        "4 patients, as many steps, with augmentation": (
+            third,
+            replace(PLAIN, epochs=3 * PLAIN.epochs, augmentation=True),
+        ),
+        "6 epochs": (split, replace(PLAIN, epochs=6)),
+        "2 epochs": (split, replace(PLAIN, epochs=2)),
+    }
 
 
 def measure(name, folder, size, seeds):
@@ -86,7 +101,10 @@ def measure(name, folder, size, seeds):
     found = {"best thresholds": round(threshold_dsc(store, split), 3)}
     for what, (chosen, config) in variants(split).items():
         pairs = [unet_dsc(store, chosen, folder/f"{name}-{what}-{seed}", replace(config, seed=seed)) for seed in seeds]
-        found[what] = {"dsc": median_and_range([dsc for dsc, _ in pairs], 3), "training seconds": round(float(np.median([seconds for _, seconds in pairs])))}
+        found[what] = {
+            "dsc": median_and_range([dsc for dsc, _ in pairs], 3),
+            "training seconds": round(float(np.median([seconds for _, seconds in pairs]))),
+        }
     return found
 
 
@@ -98,8 +116,17 @@ def main():
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = {name: measure(name, Path(folder), given.size, given.seeds) for name in given.datasets}
-    write_results(__file__, {"question": __doc__.splitlines()[0], **machine("torch"), "seeds": given.seeds, "slice": f"{given.size} × {given.size}",
-                             "config": {key: value for key, value in vars(PLAIN).items()}, **found})
+    write_results(
+        __file__,
+        {
+            "question": __doc__.splitlines()[0],
+            **machine("torch"),
+            "seeds": given.seeds,
+            "slice": f"{given.size} × {given.size}",
+            "config": {key: value for key, value in vars(PLAIN).items()},
+            **found,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all tests share: where the checkout is, one thread for each process so that several can run side by side, and the wheel."""
+"""What all tests share: the checkout's path, one thread for each process, and the wheel."""
 import os
 import shutil
 import subprocess
@@ -22,7 +22,19 @@ def pytest_xdist_auto_num_workers(config):
 
 def copy_of_checkout(target):
     """The checkout without what git ignores, at `target`."""
-    ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", "demo", "overnight", "_docs", "_proc", ".pytest_cache")
+    ignore = shutil.ignore_patterns(
+        ".git",
+        ".venv",
+        "__pycache__",
+        "*.egg-info",
+        "build",
+        "dist",
+        "demo",
+        "overnight",
+        "_docs",
+        "_proc",
+        ".pytest_cache",
+    )
     return Path(shutil.copytree(CHECKOUT, target, symlinks=True, ignore=ignore))
 
 
@@ -31,13 +43,15 @@ def wheel(tmp_path_factory):
     """The path of the wheel built from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     source = copy_of_checkout(folder/"checkout")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source], check=True
+    )
     return next(folder.glob("medaug-*.whl"))
 
 
 @pytest.fixture(scope="session")
 def installed(wheel, tmp_path_factory):
-    """The Python of an environment in which medaug is the wheel's, and everything that it depends on is this environment's."""
+    """The Python of an environment with medaug from the wheel and its dependencies from this environment."""
     environment = tmp_path_factory.mktemp("installed")/"environment"
     venv.create(environment, with_pip=False)
     site = next((environment/"lib").glob("python*/site-packages"))

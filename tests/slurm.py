@@ -1,4 +1,4 @@
-"""A real SLURM of one node on this machine, for a test: it is started, used and stopped as any cluster is, and leaves nothing behind."""
+"""A SLURM cluster of one node on this machine, for a test; stopping it removes all of it."""
 import os
 import shutil
 import socket
@@ -7,7 +7,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-_DEFAULT = Path("/etc/slurm")      # jobs don't inherit SLURM_CONF from the executor: the configuration must lie where SLURM looks
+# jobs don't inherit SLURM_CONF from the executor: the configuration must lie where SLURM looks
+_DEFAULT = Path("/etc/slurm")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 CONFIGURATION = """
 ClusterName=test
@@ -52,7 +53,7 @@ def _free_ports(number):
 
 
 def missing_programs():
-    """Those of SLURM's programs that are not installed."""
+    """The SLURM programs that are not installed."""
     return [program for program in PROGRAMS if not shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")]
 
 
@@ -62,29 +63,46 @@ def _configure(folder):
     (folder/"key").chmod(0o400)
     for name in ("state", "spool"):
         (folder/name).mkdir()
-    (folder/"slurm.conf").write_text(CONFIGURATION.format(host=socket.gethostname().split(".")[0], ports=_free_ports(2), folder=folder))
+    (folder / "slurm.conf").write_text(
+        CONFIGURATION.format(host=socket.gethostname().split(".")[0], ports=_free_ports(2), folder=folder)
+    )
     (folder/"gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
 
 
 @contextmanager
 def slurm(folder):
-    """The environment in which SLURM's commands reach a cluster of one node, two cores and two (pretended) GPUs, kept in `folder`."""
+    """The environment in which SLURM's commands reach a cluster of one node, two cores and two (pretended) GPUs, kept
+    in `folder`."""
     _configure(folder)
     environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
     log = open(folder/"output.log", "w")
     start = lambda *words: subprocess.Popen(words, env=environment, stdout=log, stderr=log)
-    munged = start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={folder}/key", f"--pid-file={folder}/munged.pid",
-                   f"--log-file={folder}/munged.log", f"--seed-file={folder}/seed")
+    munged = start(
+        "munged",
+        "--foreground",
+        "--force",
+        f"--socket={folder}/munge.socket",
+        f"--key-file={folder}/key",
+        f"--pid-file={folder}/munged.pid",
+        f"--log-file={folder}/munged.log",
+        f"--seed-file={folder}/seed",
+    )
     processes = [munged]
     found_at_the_usual_place = [_DEFAULT/name for name in ("slurm.conf", "gres.conf")]
     try:
         for path in found_at_the_usual_place:
-            if path.is_symlink() and "pytest-of-" in str(path.readlink()):      # of a test that was killed
+            if path.is_symlink() and "pytest-of-" in str(path.readlink()):      # left by a test that was killed
                 path.unlink()
             path.symlink_to(folder/path.name)
         _wait(lambda: (folder/"munge.socket").exists(), folder)
         processes += [start("slurmctld", "-D"), start("slurmd", "-D")]
-        _wait(lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True).stdout, folder)
+        _wait(
+            lambda: (
+                "idle"
+                in subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True).stdout
+            ),
+            folder,
+        )
         yield environment
     finally:
         subprocess.run(["scancel", "--full", "--signal=KILL", "--partition=test"], env=environment, capture_output=True)
@@ -101,5 +119,7 @@ def slurm(folder):
 def _wait(ready, folder, patience=60):
     deadline = time.monotonic() + patience
     while not ready():
-        assert time.monotonic() < deadline, "SLURM did not start:\n" + "\n".join(path.read_text()[-2000:] for path in sorted(folder.glob("*.log")))
+        assert time.monotonic() < deadline, "SLURM did not start:\n" + "\n".join(
+            path.read_text()[-2000:] for path in sorted(folder.glob("*.log"))
+        )
         time.sleep(0.3)

@@ -1,10 +1,10 @@
-"""A tree with 36 planted faults of 20 kinds, all of which `check` must tell, naming the file; and disks that are full or read-only."""
+"""`check` names the file of each of 36 planted faults of 20 kinds; full and read-only disks give a clear message."""
 import gzip
 import os
-import resource
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,7 +89,11 @@ def two_affines(path):
 def copy_of(number):
     def plant(path):
         for part in ("t1", "t1ce", "t2", "flair", "seg"):
-            shutil.copy(path.parent.parent/patient(number)/f"{patient(number)}_{part}.nii.gz", path.with_name(f"{path.parent.name}_{part}.nii.gz"))
+            shutil.copy(
+                path.parent.parent / patient(number) / f"{patient(number)}_{part}.nii.gz",
+                path.with_name(f"{path.parent.name}_{part}.nii.gz"),
+            )
+
     return plant
 
 
@@ -97,11 +101,16 @@ def second_place(path):
     shutil.copytree(path.parent, path.parent.parent/"again"/path.parent.name)
 
 
-FAULTS = [  # kind, file, what is told of it, how it is planted
-    ("truncated gzip", "t1", "is truncated", content(lambda raw: raw[:len(raw)//2])),
+FAULTS = [  # kind, file, words of the message, the function that plants it
+    ("truncated gzip", "t1", "is truncated", content(lambda raw: raw[: len(raw) // 2])),
     ("truncated gzip", "seg", "is truncated", content(lambda raw: raw[:-6])),
     ("truncated gzip", "flair", "that can be read", content(lambda raw: raw[:60])),
-    ("damaged body", "t2", "is truncated or damaged", content(lambda raw: raw[:len(raw)//2] + bytes([raw[len(raw)//2] ^ 255]) + raw[len(raw)//2 + 1:])),
+    (
+        "damaged body",
+        "t2",
+        "is truncated or damaged",
+        content(lambda raw: raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 255]) + raw[len(raw) // 2 + 1 :]),
+    ),
     ("too short after unpacking", "t1", "truncated", content(lambda raw: gzip.compress(gzip.decompress(raw)[:-500]))),
     ("not NIfTI", "t1ce", "not a NIfTI file", content(lambda raw: b"<html>Please log in</html>")),
     ("not NIfTI", "t2", "not a NIfTI file", content(lambda raw: b"")),
@@ -130,9 +139,24 @@ FAULTS = [  # kind, file, what is told of it, how it is planted
     ("spacing of zero", "t1", "impossible spacing", header(pixdim=(1, 1, 0, 1, 1, 1, 1, 1))),
     ("affine of NaN", "flair", "NaN or infinite entries", header(srow_x=(np.nan, 0, 0, 0), sform_code=1)),
     ("axes that fall together", "t1", "fall together", header(srow_x=(1, 1, 0, 0), srow_y=(1, 1, 0, 0), sform_code=1)),
-    ("several frames", "t1", "where one 3D volume is expected", spoil(lambda array, affine: np.stack([array, array], -1))),
-    ("10¹² voxels", "t2", "claims too much (2,000,000,000,000 bytes", header(dim=(3, 10_000, 10_000, 10_000, 1, 1, 1, 1))),
-    ("colours", "t1", "holds", spoil(lambda array, affine: np.zeros(array.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")]))),
+    (
+        "several frames",
+        "t1",
+        "where one 3D volume is expected",
+        spoil(lambda array, affine: np.stack([array, array], -1)),
+    ),
+    (
+        "10¹² voxels",
+        "t2",
+        "claims too much (2,000,000,000,000 bytes",
+        header(dim=(3, 10_000, 10_000, 10_000, 1, 1, 1, 1)),
+    ),
+    (
+        "colours",
+        "t1",
+        "holds",
+        spoil(lambda array, affine: np.zeros(array.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
+    ),
     ("one grey", "t2", "the same intensity everywhere", spoil(lambda array, affine: np.ones_like(array))),
 ]
 PATIENTS = ODD + len(FAULTS)
@@ -144,8 +168,11 @@ def patient(number):
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    """Patients that are read rightly, among them all that looks odd and is none: plain files, a fourth axis, a slope, LPS beside RAS."""
-    root = write_phantom(BRATS, tmp_path_factory.mktemp("Straße 東京"), patients=PATIENTS, size=16, depth=6, progress_bar=False)
+    """Patients without a fault, some of them unusual: plain files, a fourth axis, a slope,
+    LPS beside RAS."""
+    root = write_phantom(
+        BRATS, tmp_path_factory.mktemp("Straße 東京"), patients=PATIENTS, size=16, depth=6, progress_bar=False
+    )
     base = root/"MICCAI_BraTS2020_TrainingData"
     (base/f"._{patient(1)}").write_bytes(b"\x00\x05\x16\x07 of macOS")
     plain = base/patient(4)/f"{patient(4)}_t1.nii.gz"
@@ -176,17 +203,30 @@ def test_every_planted_fault_is_told_once_with_its_file(clean, tmp_path):
     problems = check_dataset(BRATS, root, processes=1, progress_bar=False)
     assert len(planted) >= 30 and len({kind for kind, _, _ in planted}) >= 15
     labels_off_the_grid = sum(part_is_label(path) and words == "voxels and" for _, path, words in planted)
-    # the patient in a second place is told as such, and as one who has the same voxels
+    # the duplicate patient is reported for its place and for its voxels
     assert len(problems) == len(planted) + 3*labels_off_the_grid + 1, sorted(map(str, problems))
     for kind, path, words in planted:
         anywhere_in_the_patient = kind == "duplicated patient"
         told = [problem for problem in problems if words in problem.what and (
             problem.path == str(path) or anywhere_in_the_patient and path.parent.name in problem.path)]
-        # a label off the images' grid is told of each image that does not fit it: four files, of which any may be the odd one
-        off = [problem for problem in problems if words in problem.what and Path(problem.path).parent == path.parent and path.name in problem.what]
-        assert len(told) == 1 or part_is_label(path) and len(off) == 4, f"{kind}: {path.name} {words!r}: {[str(problem) for problem in problems if path.parent.name in problem.path]}"
+        # a label off the images' grid is told of each image that does not fit it: four files, of which any may be the
+        # odd one
+        off = [
+            problem
+            for problem in problems
+            if words in problem.what and Path(problem.path).parent == path.parent and path.name in problem.what
+        ]
+        assert len(told) == 1 or part_is_label(path) and len(off) == 4, (
+            f"{kind}: {path.name} {words!r}: "
+            f"{[str(problem) for problem in problems if path.parent.name in problem.path]}"
+        )
     assert all("\n" not in str(problem) and problem.remedy for problem in problems)
-    blamed = {name for problem in problems for name in (Path(problem.path).name, Path(problem.path).parent.name) if name.startswith("BraTS")}
+    blamed = {
+        name
+        for problem in problems
+        for name in (Path(problem.path).name, Path(problem.path).parent.name)
+        if name.startswith("BraTS")
+    }
     assert not {patient(number) for number in range(1, ODD + 1)} & blamed, "a clean patient was blamed"
 
 
@@ -199,10 +239,12 @@ def test_a_claim_of_a_trillion_voxels_asks_for_no_memory(tmp_path):
     path = tmp_path/"giant.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
     header(dim=(3, 10_000, 10_000, 10_000, 1, 1, 1, 1))(path)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
     with pytest.raises(UserError, match="claims too much"):
         read_volume(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
 
 
 def test_a_very_long_path_is_read(tmp_path):
@@ -265,9 +307,12 @@ def test_a_read_only_disk_is_told(hearts, tmp_path):
 
 
 def test_a_limit_on_the_size_of_files_is_told(hearts, tmp_path):
-    """What anybody can have without being root: the system refuses a write in the middle of a file."""
-    program = ("import resource, sys; from test_data_faults import UserError, prepare; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-               "try: prepare(sys.argv[1], sys.argv[2])\nexcept UserError as error: print(error); sys.exit(2)")
+    """The system refuses a write in the middle of a file; this needs no root."""
+    program = (
+        "import resource, sys; from test_data_faults import UserError, prepare\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "try: prepare(sys.argv[1], sys.argv[2])\nexcept UserError as error: print(error); sys.exit(2)"
+    )
     done = subprocess.run([sys.executable, "-c", program, hearts, tmp_path/"store"], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])})
     assert done.returncode == 2 and "could not be written (File too large)" in done.stdout, done.stderr
@@ -284,5 +329,7 @@ def test_a_store_at_an_impossible_path_is_told(hearts, tmp_path):
 
 def test_clean_patients_are_prepared_from_a_path_that_is_not_ascii(clean, tmp_path):
     chosen = [files.id for files in find_patients(BRATS, clean)][:4]
-    store = prepare_dataset(BRATS, clean, tmp_path/"størе 店", 16, processes=1, patients=chosen, iterations=(2,), progress_bar=False)
+    store = prepare_dataset(
+        BRATS, clean, tmp_path / "størе 店", 16, processes=1, patients=chosen, iterations=(2,), progress_bar=False
+    )
     assert store.patients == tuple(chosen)

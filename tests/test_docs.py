@@ -1,4 +1,4 @@
-"""The documentation, built without Quarto and walked: links, names, docstrings, and every block of code that a page shows.
+"""The documentation, built without Quarto: links, names, docstrings, and every block of code that a page shows.
 
 The build takes the notebooks' own outputs (`--execute none`); what is published executes all of them first.
 """
@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 import shlex
@@ -19,13 +20,14 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
+from conftest import CHECKOUT
 
 import medaug
-from conftest import CHECKOUT
 
 pytestmark = pytest.mark.xdist_group("docs")
 NBS = CHECKOUT/"nbs"
-NOTEBOOKS = [path for path in sorted(NBS.rglob("*.ipynb")) if not any(part.startswith((".", "_")) for part in path.relative_to(NBS).parts)]
+NOTEBOOKS = [path for path in sorted(NBS.rglob("*.ipynb"))
+             if not any(part.startswith((".", "_")) for part in path.relative_to(NBS).parts)]
 REPOSITORY = "https://github.com/medaug/medaug/blob/main/"
 
 
@@ -57,7 +59,8 @@ class _Page(HTMLParser):
 def site(tmp_path_factory):
     """The folder of the built pages, built as a user would."""
     folder = tmp_path_factory.mktemp("docs")
-    done = subprocess.run([sys.executable, NBS/"_build_docs.py", folder/"site", "--execute", "none"], capture_output=True, text=True, cwd=folder)
+    command = [sys.executable, NBS/"_build_docs.py", folder/"site", "--execute", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder/"site"
 
@@ -77,7 +80,8 @@ def test_no_dead_link_or_anchor(site, pages):
                 continue
             target = (site/name).parent/unquote(url.path) if url.path else site/name
             place = Path(*target.resolve().relative_to(site.resolve()).parts).as_posix()
-            if not target.is_file() or (url.fragment and place in pages and unquote(url.fragment) not in pages[place].ids):
+            no_anchor = url.fragment and place in pages and unquote(url.fragment) not in pages[place].ids
+            if not target.is_file() or no_anchor:
                 dead.append(f"{name}: {link}")
     assert not dead, dead[:20]
 
@@ -93,7 +97,8 @@ def test_links_to_the_source_lead_to_the_definition(pages):
 
 def test_a_page_loads_nothing_from_elsewhere(site, pages):
     elsewhere = [f"{name}: {load}" for name, page in pages.items() for load in page.loads if urlparse(load).netloc]
-    styles = [f"{path.name}: {url}" for path in site.rglob("*.css") for url in re.findall(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")]+)", path.read_text())]
+    foreign = r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")]+)"
+    styles = [f"{path.name}: {url}" for path in site.rglob("*.css") for url in re.findall(foreign, path.read_text())]
     assert not elsewhere + styles
 
 
@@ -102,6 +107,7 @@ def test_every_page_stands_in_the_sidebar_once():
     sidebar = yaml.safe_load((CHECKOUT/"_quarto.yml").read_text())["website"]["sidebar"]["contents"]
     named = [item for entry in sidebar for item in ([entry] if isinstance(entry, str) else entry["contents"])]
     assert sorted(named) == sorted(path.relative_to(NBS).as_posix() for path in NOTEBOOKS)
+    assert (CHECKOUT/"nbs/_quarto.yml").samefile(CHECKOUT/"_quarto.yml"), "the one in nbs is a link, not a copy"
 
 
 def test_the_sidebar_leads_everywhere_and_formulas_and_figures_are_there(site, pages):
@@ -113,10 +119,89 @@ def test_the_sidebar_leads_everywhere_and_formulas_and_figures_are_there(site, p
     assert not [f"{name}: {source}" for name, page in pages.items() for source in page.undescribed]
 
 
+def test_imports_and_tests_are_folded_and_exported_code_is_shown(site):
+    """A reader sees the idea, the code and the result."""
+    page = (site/"stats"/"effects.html").read_text()
+    parts = re.findall(r"<details( open)?>\s*<summary>(\w+)</summary>(.*?)</details>", page, re.S)
+    text = {summary: re.sub("<[^>]+>", "", "".join(code for _, name, code in parts if name == summary))
+            for _, summary, _ in parts}
+    assert set(text) == {"Code", "Test"} and {summary for is_open, summary, _ in parts if is_open} == {"Code"}
+    assert "def _wilcoxon_pvalue" in text["Code"] and "test_eq(" in text["Test"]
+    outside = re.sub("<[^>]+>", "", re.sub(r"<details.*?</details>", "", page, flags=re.S))
+    assert "import numpy" not in outside and "test_eq(" not in outside and "axes.plot(" in outside
+
+
+def test_no_page_shows_bars_temporary_folders_or_figures_without_a_picture(pages):
+    """The page `progress` alone shows bars."""
+    found = []
+    for name, page in pages.items():
+        for text in page.words:
+            wrong = re.search(r"\d%\||/tmp/tmp|<Figure size|numpy\._typing", text)
+            if wrong and name != "progress.html":
+                found.append(f"{name}: {text[max(wrong.start() - 60, 0):wrong.end() + 60]!r}")
+    assert not found, "\n".join(found)
+
+
+def test_outputs_are_tidied_and_long_imports_folded():
+    sys.path.insert(0, str(NBS))
+    import nbformat
+    from _build_docs import tidy_outputs, without_imports
+
+    out = lambda text: nbformat.v4.new_output("stream", name="stdout", text=text)
+    bars = ["before\n", "\rU-Net:   0%| | 0/2", "\rU-Net: 100%|##| 2/2", "\n", "/tmp/tmpab_1/x.nii: is empty\n"]
+    assert [output.text for output in tidy_outputs(list(map(out, bars)))] == ["before\nx.nii: is empty\n"]
+    assert tidy_outputs(list(map(out, bars[1:4]))) == []
+    kept, = tidy_outputs(list(map(out, bars[1:4])), "for _ in progress(range(2)): pass")
+    assert kept.text.strip() == "U-Net: 100%|##| 2/2"
+    cell = nbformat.v4.new_code_cell("import a\nimport b\nfrom c import (\n    d)\n\nd(1)")
+    assert [part.source for part in without_imports(cell)] == ["import a\nimport b\nfrom c import (\n    d)", "d(1)"]
+    short = nbformat.v4.new_code_cell("from c import d\n\nd(1)")
+    assert [part.source for part in without_imports(short)] == ["from c import d\n\nd(1)"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = Path("/usr/bin/chromium")
+    if not chromium.exists() and "CI" not in os.environ:
+        pytest.skip("there is no chromium")
+    from lab import FLAGS
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(chromium), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["index.html", "data/store.html", "stats/trainings.html", "method.html"])
+def test_a_page_fits_and_can_be_read_by_everybody(browser, site, name, width):
+    """Wide tables scroll in their own box; on a desktop no line of code is cut."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((site/name).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    cut = page.evaluate("[...document.querySelectorAll('article .highlight-python pre')].filter(one => "
+                        "one.checkVisibility() && one.scrollWidth > one.clientWidth + 2).map(one => one.innerText)")
+    assert width < 1000 or not cut, cut
+    place = page.evaluate("""() => { const link = document.querySelector('.sidebar-tree .current-page'),
+        box = document.querySelector('.sidebar-scroll').getBoundingClientRect();
+        const top = link && link.getBoundingClientRect().top;
+        return !link || [top - box.top, box.bottom - top] }""")
+    assert place is True or min(place) >= 0
+    faults = [(fault["id"], fault["nodes"][0]["html"][:200]) for fault in Axe().run(page).response["violations"]
+              if fault["impact"] in ("serious", "critical")]
+    assert faults == []
+    page.close()
+
+
 def test_search_finds(site):
     index = (site/"searchindex.js").read_text()
     found = json.loads(index[index.index("(") + 1:index.rindex(")")])
-    for word, page in (("nemenyi", "stats/ranks"), ("truncat", "gan/networks"), ("fingerprint", "evaluation/memorisation")):
+    for word, page in (("nemenyi", "stats/ranks"), ("truncat", "gan/networks"),
+                       ("fingerprint", "evaluation/memorisation")):
         numbers = set()
         for terms in (found["terms"], found["titleterms"]):
             for term in (term for term in terms if term.startswith(word)):
@@ -124,7 +209,22 @@ def test_search_finds(site):
         assert page in {found["docnames"][number] for number in numbers}, word
 
 
-# --- names and docstrings ----------------------------------------------------------------------------------------------
+def test_the_build_ends_the_kernel_of_each_notebook(tmp_path):
+    """A kernel is a child of the process that executes a notebook."""
+    path = tmp_path/"one.ipynb"
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": None, "outputs": [], "source": "6*7"}
+    path.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nimport psutil\n"
+            "from _build_docs import execute\nexecute(Path(sys.argv[2]), Path(sys.argv[3]), 'package')\n"
+            "every = psutil.Process().children(recursive=True)\n"
+            "left = [one for one in every if 'ipykernel' in ' '.join(one.cmdline())]\n"
+            "sys.exit(len(left))")
+    done = subprocess.run([sys.executable, "-c", code, NBS, path, tmp_path/"cache"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "42" in json.dumps(json.loads(path.read_text())["cells"][0]["outputs"])
+
+
+# --- names and docstrings ---------------------------------------------------------------------------------------------
 
 @functools.cache
 def public():
@@ -147,12 +247,13 @@ def _own(module, value, name):
 
 
 def test_every_public_name_is_documented_on_its_page(pages):
-    """A function or class has a heading of its own with all its parameters, anything else a line on its module's page."""
+    """A function or class has a heading of its own, anything else a line on its module's page."""
     missing = []
     for module, name, value in public():
         if _own(module, value, name):
             page = INDEX[module][f"{module}.{name}"][0].partition("#")[0]
-            target = f"{page.removesuffix('.html')}.{name}".replace("/", "-").replace(".", "-").replace("_", "-").lower() + ("-class" if name[0].isupper() else "")
+            target = re.sub(r"[/._]", "-", f"{page.removesuffix('.html')}.{name}").lower()
+            target += "-class" if name[0].isupper() else ""
             there = target in {re.sub(r"[^a-z0-9]+", "-", id.lower()) for id in pages[page].ids}
         else:
             there = any(name in page.words for page in pages.values())
@@ -165,20 +266,24 @@ def test_every_parameter_stands_in_a_table(pages):
     for module, name, value in public():
         if _own(module, value, name) and inspect.isfunction(value):
             words = pages[INDEX[module][f"{module}.{name}"][0].partition("#")[0]].words
-            missing += [f"{module}.{name}: {parameter}" for parameter in inspect.signature(value).parameters if parameter not in ("args", "kwargs") and parameter not in words]
+            missing += [f"{module}.{name}: {parameter}" for parameter in inspect.signature(value).parameters
+                        if parameter not in ("args", "kwargs") and parameter not in words]
     assert not missing
 
 
-ARRAYS = {"images", "labels", "slices", "volume", "mask", "cond", "z", "ws", "w", "logits", "real_logits", "fake_logits", "vectors", "one_hot", "probabilities", "predicted",
+ARRAYS = {"images", "labels", "slices", "volume", "mask", "cond", "z", "ws", "w", "logits", "real_logits",
+          "fake_logits", "vectors", "one_hot", "probabilities", "predicted",
           "true", "queries", "sigma", "mu1", "x", "image", "array", "voxels", "matrices", "differences", "pvalues"}
-SHAPE = re.compile(r"\((?:columns|[A-Z…][\w·+]*|\d+|patients|rows|methods|n|m|…)(?:,\s*[^()]*)?\)|shape|DataFrame|a row a|in the order given|one array|scalar|number of|one number a", re.S)
+SHAPE = re.compile(r"\((?:columns|[A-Z…][\w·+]*|\d+|patients|rows|methods|n|m|…)(?:,\s*[^()]*)?\)|shape|DataFrame"
+                   r"|a row a|one row per|in the order given|one array|scalar|number of|one number a", re.S)
 FAILS = {"UserError", "ValueError", "LeakError"}
 
 
 def _raises(function):
     """The names of the exceptions of ours that a function raises in its own lines."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    raised = {ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc) for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc}
+    raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
+    raised = {ast.unparse(one.func if isinstance(one, ast.Call) else one) for one in raised}
     return raised & FAILS
 
 
@@ -199,22 +304,24 @@ def test_public_docstrings_say_shapes_and_errors():
     assert not silent, "\n".join(silent)
 
 
-# --- blocks of code ----------------------------------------------------------------------------------------------------
+# --- blocks of code ---------------------------------------------------------------------------------------------------
 
 def _blocks():
     """(where, language, text) of every fenced block in the text of a notebook or the README."""
-    texts = [(path.relative_to(CHECKOUT).as_posix(), "".join(cell["source"])) for path in NOTEBOOKS for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
+    texts = [(path.relative_to(CHECKOUT).as_posix(), "".join(cell["source"])) for path in NOTEBOOKS
+             for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
     for where, text in [*texts, ("README.md", (CHECKOUT/"README.md").read_text())]:
-        yield from ((where, language, block) for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M))
+        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M):
+            yield where, language, block
 
 
 def test_shell_lines_are_commands_that_there_are():
-    from medaug.experiment.cli import parser
+    from medaug.cli import parser
 
     checked = 0
     for where, language, text in _blocks():
         for line in text.replace("\\\n", " ").splitlines() if language in ("sh", "bash", "shell") else ():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line.partition(" > ")[0], comments=True)
             if words and words[0] == "medaug" and words[1:] not in (["--help"], ["--version"]):
                 parser().parse_args(words[1:])
             elif words and words[0] == "python":
@@ -248,18 +355,3 @@ def test_python_blocks_run(tmp_path, monkeypatch):
     for where, language, text in _blocks():
         if language in ("python", "py"):
             exec(compile(text, where, "exec"), {"__name__": "block"})
-
-
-def test_no_cell_mixes_imports_with_other_code():
-    """nbdev's docs build executes every cell that imports something: it must do nothing else."""
-    mixed = []
-    for path in NOTEBOOKS:
-        for number, cell in enumerate(json.loads(path.read_text())["cells"]):
-            source = "".join(cell["source"])
-            if cell["cell_type"] != "code" or re.search(r"^#\|\s*(eval: false|export)", source, re.M) or path.parent.name == "runs":
-                continue
-            nodes = list(ast.walk(ast.parse(re.sub(r"^[!%].*$", "", source, flags=re.M))))
-            imports = any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
-            if imports and any(isinstance(node, (ast.Expr, ast.Assign)) for node in nodes):
-                mixed.append(f"{path.relative_to(NBS)}, cell {number}")
-    assert not mixed

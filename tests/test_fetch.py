@@ -1,4 +1,4 @@
-"""`fetch_dataset` against a server on loopback that breaks off midway, sends damaged files, and forgets what a range is."""
+"""`fetch_dataset` against a local server that breaks off, sends damaged files or ignores ranges."""
 import hashlib
 import http.server
 import io
@@ -21,7 +21,8 @@ HEART = DATASETS["d-heart"]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; `break_after` bytes it drops the connection, `breaks` times at most; `ranges`: whether it knows them."""
+    """Serves `content`; `break_after` bytes it drops the connection, `breaks` times at most; `ranges`: whether it knows
+    them."""
     daemon_threads = True
     content, break_after, breaks, ranges, status, pause = b"", None, 10**9, True, None, 0.0
 
@@ -119,7 +120,9 @@ def test_a_killed_download_continues(server, tmp_path):
     server.pause = 0.01
     program = ("import sys; from medaug.data.fetch import Download, fetch_dataset; "
                "fetch_dataset('d-heart', sys.argv[1], Download(*sys.argv[2:4]))")
-    child = subprocess.Popen([sys.executable, "-c", program, tmp_path, server.download.url, server.download.md5], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path, server.download.url, server.download.md5], stderr=subprocess.DEVNULL
+    )
     part = tmp_path/".medaug-fetch"/"Task02_Heart.tar.part"
     deadline = time.monotonic() + 60
     while server.sent < len(server.content)//2 and time.monotonic() < deadline:

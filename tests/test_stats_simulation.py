@@ -11,12 +11,16 @@ ERROR = 3*(ALPHA*(1 - ALPHA)/TABLES)**0.5      # three standard errors of a rate
 
 
 def any_direction(ranks, alpha=ALPHA):
-    """For each of many tables of ranks (tables, blocks, methods), whether it has any nonzero direction: χ² corrected for ties, and the largest gap."""
+    """For each of many tables of ranks (tables, blocks, methods), whether it has any nonzero direction.
+
+    From χ² corrected for ties, and the largest gap.
+    """
     blocks, methods = ranks.shape[1:]
     means = ranks.mean(axis=1)
     between = blocks*((means - (methods + 1)/2)**2).sum(axis=1)
     within = ((ranks - (methods + 1)/2)**2).sum(axis=(1, 2))/(blocks*(methods - 1))
-    rejects = scipy.stats.chi2.sf(np.divide(between, within, out=np.zeros_like(between), where=within > 0), methods - 1) < alpha
+    statistic = np.divide(between, within, out=np.zeros_like(between), where=within > 0)
+    rejects = scipy.stats.chi2.sf(statistic, methods - 1) < alpha
     return rejects & (np.ptp(means, axis=1) > critical_difference(methods, blocks, alpha))
 
 
@@ -28,7 +32,7 @@ def test_family_wise_false_positives_by_patient(patients):
         ranks = np.argsort(np.argsort(rng.random((500, patients, METHODS), dtype=np.float32), axis=-1), axis=-1) + 1.0
         verdicts = any_direction(ranks)
         positives += int(verdicts.sum())
-        for i in (0, *np.flatnonzero(verdicts)[:1]):   # the package itself on some of the tables, the positive ones above all
+        for i in (0, *np.flatnonzero(verdicts)[:1]):   # the package itself, on positive tables above all
             assert directions(pd.DataFrame(-ranks[i])).any().any() == verdicts[i]
             checked += 1
     assert positives/TABLES <= ALPHA + ERROR
@@ -46,7 +50,7 @@ def test_family_wise_false_positives_with_ties(patients):
 
 
 def test_slices_as_blocks_make_false_positives():
-    """The same equal methods, on 8 patients whose 40 slices share the patient's luck: far more than 5 in 100 tables, where patients as blocks give 5."""
+    """Equal methods on 8 patients whose 40 slices share the patient's luck: far more than 5 in 100 tables by slice."""
     rng, studies = np.random.default_rng(0), 500
     own = 0.5*rng.normal(size=(studies, 8, 1, METHODS))
     scores = own + rng.normal(size=(studies, 8, 40, METHODS)).astype(np.float32)
@@ -56,8 +60,10 @@ def test_slices_as_blocks_make_false_positives():
 
 
 def found_by_hand(scores, alpha=ALPHA):
-    """For each of many studies (studies, patients, methods) whose last method is better, whether (Friedman rejects, Nemenyi, Wilcoxon with Holm) finds
-    it to beat the first: from SciPy alone."""
+    """Whether (Friedman, Nemenyi, Wilcoxon with Holm) find the last method to beat the first, from SciPy alone.
+
+    `scores`: many studies (studies, patients, methods) whose last method is better.
+    """
     studies, patients, methods = scores.shape
     means = scipy.stats.rankdata(-scores, axis=-1).mean(axis=1)
     statistic = 12*patients/(methods*(methods + 1))*((means - (methods + 1)/2)**2).sum(axis=-1)
@@ -67,14 +73,16 @@ def found_by_hand(scores, alpha=ALPHA):
     differences = scores[..., 1:] - scores[..., :1]
     pvalues = scipy.stats.wilcoxon(differences, axis=1).pvalue
     ordered = np.sort(pvalues, axis=1)
-    steps = np.cumprod(ordered <= alpha/np.arange(methods - 1, 0, -1), axis=1)      # Holm goes up until the first that is not small enough
+    # Holm goes up until the first p-value that is not small enough
+    steps = np.cumprod(ordered <= alpha/np.arange(methods - 1, 0, -1), axis=1)
     holm = pvalues[:, -1] <= np.where(steps, ordered, 0).max(axis=1)
     return np.array([rejects, nemenyi, holm & (np.median(differences[..., -1], axis=1) > 0)]).T
 
 
-@pytest.mark.parametrize("methods, patients, effect, spread", [(26, 40, 0.03, 0.05), (10, 12, 0.05, 0.05), (4, 8, 0.06, 0.04)])
+@pytest.mark.parametrize("methods, patients, effect, spread",
+                         [(26, 40, 0.03, 0.05), (10, 12, 0.05, 0.05), (4, 8, 0.06, 0.04)])
 def test_power_is_confirmed_by_an_independent_simulation(methods, patients, effect, spread):
-    """Whole studies: scores in DSC with a level of difficulty for each patient, tested without the package; the package itself agrees on some of them."""
+    """Whole studies with a level of difficulty for each patient, tested without the package, which agrees on some."""
     claimed, studies = power(methods, patients, effect=effect, spread=spread, simulations=4000), 600
     rng = np.random.default_rng(methods)
     scores = rng.normal(0.7, 0.1, (studies, patients, 1)) + rng.normal(0, spread/2**0.5, (studies, patients, methods))
@@ -82,12 +90,14 @@ def test_power_is_confirmed_by_an_independent_simulation(methods, patients, effe
     found = found_by_hand(scores)
     for study in range(15):
         table = pd.DataFrame(scores[study])
-        effects = paired_effects(table, baseline=0, resamples=2).loc[methods - 1]
-        ours = friedman(table).pvalue < ALPHA, directions(table).loc[methods - 1, 0] == 1, effects.holm < ALPHA and effects.difference > 0
+        effects = paired_effects(table, baseline=0).loc[methods - 1]
+        by_holm = effects.holm < ALPHA and effects.difference > 0
+        ours = friedman(table).pvalue < ALPHA, directions(table).loc[methods - 1, 0] == 1, by_holm
         assert ours == tuple(found[study])
     for name, rate in zip(("friedman", "nemenyi", "wilcoxon"), found.mean(axis=0)):
         expected = getattr(claimed, name)
-        assert abs(rate - expected) < 3.5*max(expected*(1 - expected), 0.01)**0.5*(1/studies + 1/4000)**0.5 + 0.005, name
+        error = max(expected*(1 - expected), 0.01)**0.5*(1/studies + 1/4000)**0.5
+        assert abs(rate - expected) < 3.5*error + 0.005, name
 
 
 def test_power_of_a_large_study_is_confirmed():
@@ -105,7 +115,8 @@ def test_family_wise_false_positives_against_the_baseline():
     scores = np.random.default_rng(1).normal(size=(2000, 12, METHODS))
     pvalues = scipy.stats.wilcoxon(scores[..., 1:] - scores[..., :1], axis=1).pvalue
     for study in range(5):
-        assert np.abs(paired_effects(pd.DataFrame(scores[study]), baseline=0, resamples=2).pvalue - pvalues[study]).max() < 1e-9
+        ours = paired_effects(pd.DataFrame(scores[study]), baseline=0)
+        assert np.abs(ours.pvalue - pvalues[study]).max() < 1e-9
     assert (pvalues.min(axis=1)*(METHODS - 1) < ALPHA).mean() <= ALPHA + 3*(ALPHA*(1 - ALPHA)/2000)**0.5
 
 
@@ -118,5 +129,6 @@ def test_the_patients_needed_are_enough_and_not_too_many():
         ranks = scipy.stats.rankdata(-scores, axis=-1)
         means = ranks.mean(axis=1)
         statistic = 12*patients/(10*11)*((means - 5.5)**2).sum(axis=1)
-        found = (scipy.stats.chi2.sf(statistic, 9) < ALPHA) & (means[:, 0] - means[:, 9] > critical_difference(10, patients))
+        ahead = means[:, 0] - means[:, 9] > critical_difference(10, patients)
+        found = (scipy.stats.chi2.sf(statistic, 9) < ALPHA) & ahead
         assert least <= found.mean() <= most

@@ -1,4 +1,4 @@
-"""An experiment with another team's synthetic patients: planned, taken over, trained on, and kept from leaking, through the notebooks that a run executes."""
+"""An experiment with another team's synthetic patients: plan, import, training and leak guard, in a run's notebooks."""
 import json
 import warnings
 
@@ -9,10 +9,10 @@ from medaug.data.datasets import find_dataset, find_patients
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset
 from medaug.data.splits import LeakError, split_patients
-from medaug.experiment.execute import template
+from medaug.engine.execute import template
+from medaug.engine.workflow import run_experiment
 from medaug.experiment.plan import read_experiment
 from medaug.experiment.runs import plan_runs
-from medaug.experiment.workflow import run_experiment
 
 EXPERIMENT = """
 dataset: d-heart
@@ -29,8 +29,13 @@ synthetic:
 
 
 def execute(stage, **parameters):
-    """The code of a stage's notebook with these parameters, in this process; what it printed is not of interest, its names are."""
-    cells = [("".join(cell["source"]), cell["metadata"].get("tags", [])) for cell in json.loads(template(stage).read_text())["cells"] if cell["cell_type"] == "code"]
+    """The code of a stage's notebook with these parameters, in this process; returns
+    its names and drops its output."""
+    cells = [
+        ("".join(cell["source"]), cell["metadata"].get("tags", []))
+        for cell in json.loads(template(stage).read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
     names = {}
     for source, tags in cells:
         exec(source, names)
@@ -41,12 +46,15 @@ def execute(stage, **parameters):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Real phantom hearts, prepared, another team's, and an experiment on both; the current folder is that of the executed notebooks."""
+    """Real phantom hearts, prepared, another team's, and an experiment on both; the current folder is that of the
+    executed notebooks."""
     monkeypatch.chdir(tmp_path)
     for name, patients, seed in (("real", 5, 0), ("theirs", 2, 9)):
         write_phantom(find_dataset("d-heart"), name, patients=patients, size=24, depth=6, seed=seed, progress_bar=False)
     (tmp_path/"mine.yaml").write_text(EXPERIMENT)
-    prepare_dataset(find_dataset("d-heart"), "real", "out/store/d-heart", resolution=16, processes=1, progress_bar=False)
+    prepare_dataset(
+        find_dataset("d-heart"), "real", "out/store/d-heart", resolution=16, processes=1, progress_bar=False
+    )
     (tmp_path/"out"/"notebooks").mkdir()
     return tmp_path
 
@@ -62,7 +70,10 @@ def test_patients_of_unknown_origin_are_compared_and_said_to_be_so(folder, monke
         execute("generate", **runs["generate-D-HEART-5-seed0-diffusion"].parameters)
     for output in runs["generate-D-HEART-5-seed0-diffusion"].outputs:
         assert (folder/"out"/output).is_file(), output
-    assert "nobody says which patients" in (folder/"out/generated/D-HEART-5-seed0/diffusion/memorisation.txt").read_text()
+    assert (
+        "nobody says which patients"
+        in (folder / "out/generated/D-HEART-5-seed0/diffusion/memorisation.txt").read_text()
+    )
     method = runs["train_unet-D-HEART-5-seed0-diffusion-balanced-wo-2"]
     with pytest.warns(UserWarning, match="nobody says which patients"):
         execute("train_unet", **method.parameters)
@@ -75,7 +86,9 @@ def test_patients_of_unknown_origin_are_compared_and_said_to_be_so(folder, monke
 def test_a_generator_that_saw_a_test_patient_stops_the_run(folder, monkeypatch):
     split = split_patients([files.id for files in find_patients(find_dataset("d-heart"), folder/"real")], 5, seed=0)
     for seen, leaks in ((split.train, False), ((*split.train, *split.test), True)):
-        (folder/"mine.yaml").write_text(EXPERIMENT.replace("{root: theirs}", f"{{root: theirs, seen: [{', '.join(seen)}]}}"))
+        (folder / "mine.yaml").write_text(
+            EXPERIMENT.replace("{root: theirs}", f"{{root: theirs, seen: [{', '.join(seen)}]}}")
+        )
         run = _planned(folder)["generate-D-HEART-5-seed0-diffusion"]
         monkeypatch.chdir(folder/"out"/"notebooks")
         with warnings.catch_warnings():
@@ -90,6 +103,6 @@ def test_a_generator_that_saw_a_test_patient_stops_the_run(folder, monkeypatch):
 
 def test_a_dry_run_names_them(folder):
     told = []
-    assert run_experiment(folder/"mine.yaml", folder/"planned", dry_run=True, show=told.append) == 0
+    assert run_experiment(folder/"mine.yaml", folder/"planned", dry_run=True, show=told.append, verbose=True) == 0
     for run in ("generate-D-HEART-5-seed0-diffusion", "train_unet-D-HEART-5-seed0-diffusion-balanced-wo-2"):
         assert run in "\n".join(map(str, told))

@@ -1,5 +1,4 @@
-"""A U-Net's training: killed at any moment it ends with the same bits; several processes give the same gradient; and it learns what it should."""
-import os
+"""A U-Net's training ends with the same bits after kills, with the same gradient in several processes, and learns."""
 import random
 import signal
 import subprocess
@@ -8,8 +7,9 @@ import time
 
 import pytest
 import torch
-
 from conftest import CHECKOUT
+
+from medaug.data.channels import one_hot
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset
@@ -17,7 +17,6 @@ from medaug.data.splits import Split, split_patients
 from medaug.evaluation.scores import score_test_patients
 from medaug.seeds import torch_generator
 from medaug.seg.accumulation import accumulate_gradient
-from medaug.seg.dice import one_hot
 from medaug.seg.predict import load_unet
 from medaug.seg.training import UNetConfig, train_unet
 from medaug.seg.unet import UNet
@@ -31,7 +30,8 @@ from medaug.data.splits import split_patients
 from medaug.data.store import SliceStore
 from medaug.seg.training import UNetConfig, train_unet
 store = SliceStore(sys.argv[1])
-config = UNetConfig(epochs=30, batch=8, width=8, depth=2, learning_rate=0.01, augmentation=True, generated=2, recipe='balanced')
+config = UNetConfig(epochs=30, batch=8, width=8, depth=2, learning_rate=0.01, augmentation=True, generated=2,
+                    recipe='balanced')
 train_unet(store, split_patients(store.patients, len(store.patients), seed=0), config, sys.argv[2], generated=store)
 """
 
@@ -39,7 +39,8 @@ train_unet(store, split_patients(store.patients, len(store.patients), seed=0), c
 def _prepared(folder, name, patients, size, depth, resolution):
     row = find_dataset(name)
     write_phantom(row, folder/name, patients=patients, size=size, depth=depth, progress_bar=False)
-    return prepare_dataset(row, folder/name, folder/f"{name}-store", resolution=resolution, iterations=(10,), progress_bar=False)
+    store = folder/f"{name}-store"
+    return prepare_dataset(row, folder/name, store, resolution=resolution, iterations=(10,), progress_bar=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def _content(out):
 
 
 def _kill_during_training(store, out, delay):
-    """Starts a training, waits until it has written a snapshot of its own, and kills it `delay` seconds later."""
+    """Starts a training, waits for its first snapshot, and kills it `delay` seconds later."""
     snapshot = out/"snapshot.pt"
     before = snapshot.stat().st_mtime_ns if snapshot.exists() else None
     process = subprocess.Popen([sys.executable, "-c", TRAIN, str(store.path), str(out)], stderr=subprocess.DEVNULL)
@@ -88,7 +89,7 @@ def _gradient_of_a_share(fabric, path):
     whole.eval()
     share = slice(fabric.global_rank, None, fabric.world_size)
     pieces = list(zip(images[share].tensor_split(2), masks[share].tensor_split(2)))
-    loss = accumulate_gradient(fabric, whole, pieces, per_class=True)
+    loss = accumulate_gradient(fabric, whole, pieces)
     if fabric.global_rank == 0:
         torch.save((torch.cat([weight.grad.flatten() for weight in unet.parameters()]), loss), path)
 
@@ -98,7 +99,8 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     for processes in (1, 2):
         fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp_spawn" if processes > 1 else "auto")
         fabric.launch(_gradient_of_a_share, tmp_path/f"{processes}.pt")
-    (one, one_loss), (two, two_loss) = (torch.load(tmp_path/f"{processes}.pt", weights_only=True) for processes in (1, 2))
+    results = (torch.load(tmp_path/f"{processes}.pt", weights_only=True) for processes in (1, 2))
+    (one, one_loss), (two, two_loss) = results
     assert one.norm() > 1e-3
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(two_loss, one_loss)
@@ -106,12 +108,12 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 
 def test_two_processes_train_a_unet(hearts, tmp_path):
     split = split_patients(hearts.patients, len(hearts.patients), seed=0)
-    config = UNetConfig(epochs=10, batch=8, width=8, depth=2, learning_rate=0.01, per_class=True, devices=2)
+    config = UNetConfig(epochs=20, batch=8, width=8, depth=2, learning_rate=0.01, devices=2)
     trained = load_unet(train_unet(hearts, split, config, tmp_path/"unet"))
     assert trained.dsc > 0.4 and trained.training_patients == split.train
 
 
-SMALL = UNetConfig(epochs=12, batch=16, width=8, depth=3, learning_rate=0.01, per_class=True)
+SMALL = UNetConfig(epochs=12, batch=16, width=8, depth=3, learning_rate=0.01)
 
 
 def _unet_dsc(store, split, out, **changes):
@@ -130,6 +132,7 @@ def test_a_unet_finds_what_a_threshold_cannot(name, tmp_path):
     assert by_unet > by_threshold + 0.1
     if name == "brats20":
         fewer = Split(split.train[:2], split.validation, split.test)
-        two_patients, two_epochs = _unet_dsc(store, fewer, tmp_path/"fewer", epochs=72), _unet_dsc(store, split, tmp_path/"shorter", epochs=2)
+        two_patients = _unet_dsc(store, fewer, tmp_path/"fewer", epochs=72)
+        two_epochs = _unet_dsc(store, split, tmp_path/"shorter", epochs=2)
         print(f"two patients, as many steps {two_patients:.2f}; two epochs {two_epochs:.2f}")
         assert by_unet > two_patients and by_unet > two_epochs

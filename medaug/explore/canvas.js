@@ -1,20 +1,15 @@
 // A label map under the mouse. It draws what the kernel says and tells the kernel what the hand does: it decides nothing.
-// One message is under way at a time; what the hand does meanwhile is gathered into the next. Until the kernel's label map is back,
-// the stroke is drawn over the old one, so that the brush follows the hand whatever the kernel is busy with.
+// Until the kernel's label map is back, the stroke is drawn over the old one, so that the brush follows the hand whatever
+// the kernel is busy with.
 
 function palette(model) {
   return model.get("colours").map(([r, g, b]) => [r, g, b]);
 }
 
-function bytes(model, name) {
-  const view = model.get(name);
-  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-}
-
 // The label map over the grey ground, one pixel a voxel.
 function composed(model, size) {
   const image = new ImageData(size, size), colours = palette(model), opacity = model.get("opacity");
-  const labels = bytes(model, "labels"), ground = bytes(model, "ground");
+  const labels = bytesOf(model, "labels"), ground = bytesOf(model, "ground");
   for (let i = 0; i < size * size; i++) {
     const grey = ground.length ? ground[i] : 0, colour = colours[labels[i] - 1], share = colour ? opacity : 0;
     for (let c = 0; c < 3; c++) image.data[4 * i + c] = grey * (1 - share) + (colour ? colour[c] : 0) * share;
@@ -23,7 +18,8 @@ function composed(model, size) {
   return image;
 }
 
-function render({ model, el }) {
+async function render({ model: view, el }) {
+  const { state: model, tell: send, pending, line, end } = await contact({ model: view, el }, () => draw());
   const size = model.get("size"), side = model.get("side"), scale = side / size;
   const canvas = document.createElement("canvas"), small = document.createElement("canvas");
   canvas.width = canvas.height = side;
@@ -34,11 +30,11 @@ function render({ model, el }) {
   canvas.setAttribute("role", "application");
   canvas.setAttribute("aria-label", model.get("description"));
   canvas.setAttribute("data-lm-suppress-shortcuts", "true"); // or JupyterLab would take the keys for its own commands
-  el.appendChild(canvas);
-  const pen = canvas.getContext("2d"), queue = [];
-  let pointer = null, down = false, under_way = null;
+  el.insertBefore(canvas, line);
+  const pen = canvas.getContext("2d");
+  let pointer = null, down = false;
 
-  const marks = () => [...(under_way ? [under_way] : []), ...queue].flatMap((message) => message.points || []);
+  const marks = () => pending().flatMap((message) => message.points || []);
 
   function draw() {
     small.getContext("2d").putImageData(composed(model, size), 0, 0);
@@ -65,17 +61,8 @@ function render({ model, el }) {
     }
   }
 
-  function next() {
-    if (under_way || !queue.length) return;
-    under_way = queue.shift();
-    model.send(under_way);
-  }
-
   function tell(message) {
-    const last = queue[queue.length - 1];
-    if (message.kind === "drag" && last && last.kind === "drag") last.points.push(...message.points);
-    else queue.push(message);
-    next();
+    send(message);
     draw();
   }
 
@@ -100,18 +87,18 @@ function render({ model, el }) {
   canvas.addEventListener("pointercancel", () => { down = false; });
   canvas.addEventListener("pointerleave", () => { pointer = null; draw(); });
   canvas.addEventListener("keydown", (event) => {
-    if (event.key === "Tab" || event.altKey || event.metaKey || event.key === "Shift" || event.key === "Control") return;
+    if (["Tab", "Shift", "Control", "Meta", "Alt"].includes(event.key) || event.altKey) return;
+    const command = event.ctrlKey || event.metaKey; // the Command key of a Mac
+    if (command && !["z", "Z", "y"].includes(event.key)) return;
     event.preventDefault();
     event.stopPropagation();
-    tell({ kind: "key", key: (event.ctrlKey ? "Control+" : "") + event.key });
+    tell({ kind: "key", key: (command ? "Control+" : "") + event.key });
   });
 
-  const answered = () => { under_way = null; next(); draw(); };
   const watched = "change:labels change:ground change:opacity change:radius change:tool change:structure change:place";
-  model.on("change:answered", answered);
   model.on(watched, draw);
   draw();
-  return () => { model.off("change:answered", answered); model.off(watched, draw); };
+  return () => { end(); model.off(watched, draw); };
 }
 
 export default { render };

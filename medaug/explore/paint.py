@@ -7,31 +7,31 @@ __all__ = ['Canvas', 'class_colours', 'Painter', 'paint_mask']
 
 # %% ../../nbs/explore/04_paint.ipynb #4b77052e
 import asyncio
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 
-import anywidget
 import ipywidgets
 import numpy as np
 import torch
 import traitlets
 
+from ..data.pictures import CLASS_COLOURS, class_colour, grey_levels, modality_order
+from ..data.store import SliceStore
 from ..errors import UserError
+from ..gan.checkpoints import TrainedGan, load_checkpoint
+from .contact import Contact
 from .gan import make_slices, open_masks, save_slice, slices_picture, style
 from .painting import TOOLS, Painting, press
-from .panel import Panel, told, windowed
-from ..gan.checkpoints import load_checkpoint
-from ..gan.samples import CLASS_COLOURS
-from ..report.pictures import modality_order
+from .panel import Panel, show_errors
 
 # %% ../../nbs/explore/04_paint.ipynb #c987c057
-class Canvas(anywidget.AnyWidget):
-    """A canvas in the browser with a label map under the mouse: `labels` over the grey `ground`, both R × R bytes, `size` R, shown `side` pixels wide.
+class Canvas(Contact):
+    """A canvas in the browser: the label map `labels` over the grey `ground`, both R × R bytes, R = `size`.
 
-    `hand(message)` is called with what was done on it: a dictionary with `kind` 'begin' or 'drag' and `points`, places (row, column) in pixels of
-    the label map, or 'key' and `key`.
+    `side` is its width on the screen in pixels. `hand(message)` is called with each action on it: a dictionary with
+    `kind` 'begin' or 'drag' and `points` (row, column) in pixels of the label map, or `kind` 'key' and `key`.
     """
-    _esm = files("medaug").joinpath("explore", "canvas.js").read_text(encoding="utf-8")
+    javascript = "canvas.js"
     size = traitlets.Int(64).tag(sync=True)
     side = traitlets.Int(384).tag(sync=True)
     labels = traitlets.Bytes(b"").tag(sync=True)
@@ -43,91 +43,105 @@ class Canvas(anywidget.AnyWidget):
     structure = traitlets.Int(1).tag(sync=True)
     place = traitlets.List([]).tag(sync=True)
     description = traitlets.Unicode("label map").tag(sync=True)
-    answered = traitlets.Int(0).tag(sync=True)
-
-    def __init__(self, hand, **traits):
-        super().__init__(**traits)
-        self.hand = hand
-        self.on_msg(lambda _, message, buffers: self.answer(message))
-
-    def answer(self, message):
-        """Does what the hand asks for, and tells the browser that it may ask again, whatever came of it."""
-        with self.hold_sync():
-            try:
-                self.hand(message)
-            finally:
-                self.answered += 1
 
 # %% ../../nbs/explore/04_paint.ipynb #b6c3c5ac
-def class_colours(classes):
-    """The colour [r, g, b] of each of so many classes."""
-    return [list(CLASS_COLOURS[k % len(CLASS_COLOURS)]) for k in range(classes)]
+def class_colours(class_count: int) -> list[list[int]]:
+    """The colour [r, g, b] of each of `class_count` classes."""
+    return [list(class_colour(k)) for k in range(1, class_count + 1)]
 
 # %% ../../nbs/explore/04_paint.ipynb #07eb6e0d
 def _brush_controls(classes):
-    """name → widget of what the hand holds; none of them changes the image by itself."""
-    return {"tool": ipywidgets.ToggleButtons(options=TOOLS, tooltips=["paint the class", "paint the background", "drag a structure", "drag away from its middle: larger"], style={"button_width": "70px"}),
-            "class": ipywidgets.Dropdown(options=[(f"{k} {name}", k) for k, name in enumerate(classes, 1)], description="class"),
-            "radius": ipywidgets.FloatSlider(3.0, min=0.5, max=16, step=0.5, description="brush", tooltip="radius in pixels"),
-            "together": ipywidgets.Checkbox(True, description="with all classes that touch", indent=False, layout={"width": "auto"})}
+    """name → widget of the brush; none of them changes the image by itself."""
+    tooltips = ["paint the class", "paint the background", "drag a structure", "drag away from its middle: larger"]
+    options = [(f"{k} {name}", k) for k, name in enumerate(classes, 1)]
+    narrow = {"indent": False, "layout": {"width": "auto"}}
+    return {"tool": ipywidgets.ToggleButtons(options=TOOLS, tooltips=tooltips, style={"button_width": "70px"}),
+            "class": ipywidgets.Dropdown(options=options, description="class"),
+            "radius": ipywidgets.FloatSlider(3.0, min=0.5, max=16, step=0.5, description="brush",
+                                             tooltip="radius in pixels"),
+            "together": ipywidgets.Checkbox(True, description="with all classes that touch", **narrow)}
 
 
 def _image_controls(data, masks):
-    """name → widget of what the image is made from, besides the label map."""
+    """name → widget of everything that the image depends on, besides the label map."""
+    grounds = [*(data.modalities[index] for index in modality_order(data.modalities)), "nothing"]
+    narrow = {"indent": False, "layout": {"width": "auto"}}
     controls = {"seed": ipywidgets.BoundedIntText(0, 0, 999_999, description="seed"),
                 "psi": ipywidgets.FloatSlider(1.0, min=-1, max=1.5, step=0.05, description="psi", tooltip="truncation"),
-                "noise": ipywidgets.Checkbox(True, description="noise", indent=False, layout={"width": "auto"}),
-                "ground": ipywidgets.Dropdown(options=[data.modalities[place] for place in modality_order(data.modalities)] + ["nothing"], description="under it"),
-                "opacity": ipywidgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="label map", tooltip="opacity of the label map")}
+                "noise": ipywidgets.Checkbox(True, description="noise", **narrow),
+                "ground": ipywidgets.Dropdown(options=grounds, description="under it"),
+                "opacity": ipywidgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="label map",
+                                                  tooltip="opacity of the label map")}
     if masks:
-        controls["mask"] = ipywidgets.IntSlider(0, 0, len(masks) - 1, description="start from", tooltip="which label map to begin with")
+        controls["mask"] = ipywidgets.IntSlider(0, 0, len(masks) - 1, description="start from",
+                                                tooltip="which label map to begin with")
     return controls
 
 # %% ../../nbs/explore/04_paint.ipynb #a44443c4
 _KEYS = {"p": "paint", "e": "erase", "m": "move", "g": "grow"}
-_HELP = ("Keys on the canvas: p e m g choose the tool, digits the class, [ ] the brush; a adds a disc, n goes to the next structure, arrows move it, "
-         "+ − resize it, Delete erases it, Ctrl+Z undoes.")
+_HELP = ("Keys on the canvas: p e m g choose the tool, digits the class, [ ] the brush; a adds a disc, "
+         "n goes to the next structure, arrows move it, + − resize it, Delete erases it, Ctrl+Z undoes, "
+         "Ctrl+Y does it again.")
 
 
 class Painter(Panel):
-    """The panel of `paint_mask`: `painting` is the label map, `canvas` where it is worked on, `made` the images (1, M, R, R) that C-SG made for it last."""
+    """The panel of `paint_mask`.
 
-    def __init__(self, gan, masks=None, side=384):
-        data = gan.data
+    `painting` is the label map, `canvas` shows it, and `made` are the images (1, M, R, R) that C-SG last made for it.
+    """
+
+    def __init__(self, gan: TrainedGan, masks: Callable[[int], torch.Tensor] | None = None, side: int = 384):
+        data, size = gan.data, gan.data.resolution
         self.gan, self.masks, self.made = gan, masks, None
         self._wanted = self._working = None
-        self._drawing = lambda labels, values: make_slices(gan, style(gan, values["seed"], values["psi"]), torch.from_numpy(labels.copy())[None], "const" if values["noise"] else "none")[0]
-        self.painting = Painting(masks(0)[0] if masks else np.zeros((data.resolution, data.resolution)))
-        self.canvas = Canvas(self.do, size=data.resolution, side=max(1, round(side/data.resolution))*data.resolution, colours=class_colours(len(data.classes)),
-                             description="label map to paint on; press n, arrows, plus, minus, a, Delete", labels=self.painting.labels.tobytes())
+        self.painting = Painting(masks(0)[0] if masks else np.zeros((size, size)))
+        self.canvas = Canvas(self.do, size=size, side=max(1, round(side/size))*size,
+                             colours=class_colours(len(data.classes)), labels=self.painting.labels.tobytes(),
+                             description="label map to paint on; press n, arrows, plus, minus, a, Delete")
         self.brush, image = _brush_controls(data.classes), _image_controls(data, masks)
-        undo, clear = (ipywidgets.Button(description=name) for name in ("Undo", "Clear"))
-        rows = [[self.brush[name] for name in ("tool", "class", "radius", "together")], [image[name] for name in ("seed", "psi", "noise")],
-                [image[name] for name in ("ground", "opacity", "mask") if name in image], [self.canvas, ipywidgets.VBox([undo, clear])]]
-        super().__init__(image, rows, self.of_values, lambda path: save_slice(path, self.made, self._labels(), data, self.shown), "painted.nii.gz")
+        buttons = [ipywidgets.Button(description=name, layout={"width": "80px"}) for name in ("Undo", "Redo", "Clear")]
+        rows = [[image[name] for name in names if name in image]
+                for names in (("seed", "psi", "noise"), ("ground", "opacity", "mask"))]
+        super().__init__(image, [[*self.brush.values(), *buttons], *rows], self.of_values, self._save_slice,
+                         "painted.nii.gz")
+        self._beside()
         self.children = (*self.children, ipywidgets.HTML(f"<small>{_HELP}</small>"))
-        self._connect(undo, clear)
+        self._connect(*buttons)
 
-    def _connect(self, undo, clear):
+    def _beside(self):
+        """Put the canvas beside the picture; below each other where the window is narrow."""
+        canvas = ipywidgets.VBox([self.canvas.view, self.canvas.waiting], layout={"max_width": "100%"})
+        both = ipywidgets.HBox([canvas, self.picture], layout={"flex_flow": "row wrap"})
+        self.children = tuple(both if child is self.picture else child for child in self.children)
+
+    def _drawing(self, labels, values):
+        ws, noise = style(self.gan, values["seed"], values["psi"]), "const" if values["noise"] else "none"
+        return make_slices(self.gan, ws, torch.from_numpy(labels.copy())[None], noise)[0]
+
+    def _save_slice(self, path):
+        labels = torch.from_numpy(self.painting.labels.copy())[None]
+        return save_slice(path, self.made, labels, self.gan.data, self.shown)
+
+    def _connect(self, undo, redo, clear):
         for name, trait in (("tool", "tool"), ("class", "structure"), ("radius", "radius")):
             traitlets.dlink((self.brush[name], "value"), (self.canvas, trait))
         traitlets.dlink((self.controls["opacity"], "value"), (self.canvas, "opacity"))
-        self.brush["together"].observe(lambda change: setattr(self.painting, "together", change["new"]), "value")
+        together = self.brush["together"]
+        together.observe(lambda change: setattr(self.painting, "together", change["new"]), "value")
         undo.on_click(lambda _: self.do({"kind": "key", "key": "Control+z"}))
+        redo.on_click(lambda _: self.do({"kind": "key", "key": "Control+y"}))
         clear.on_click(lambda _: self._start(np.zeros_like(self.painting.labels)))
         if self.masks:
-            self.controls["mask"].unobserve(self.redraw, "value")
-            self.controls["mask"].observe(lambda change: self._start(self.masks(change["new"])[0]), "value")
+            mask = self.controls["mask"]
+            mask.unobserve(self.redraw, "value")
+            mask.observe(lambda change: self._start(self.masks(change["new"])[0]), "value")
 
     def _start(self, labels):
         self.painting.replace(labels)
         self._changed()
 
-    def _labels(self):
-        return torch.from_numpy(self.painting.labels.copy())[None]
-
-    def of_values(self, **values):
-        """(picture, caption) of the label map as it is and the controls' values."""
+    def of_values(self, **values: object) -> tuple[np.ndarray, str]:
+        """(picture, caption) of the label map and the controls' values."""
         labels = self.painting.labels
         return self._shown(labels, self._drawing(labels, values), values)
 
@@ -136,20 +150,24 @@ class Painter(Panel):
         if values["ground"] == "nothing":
             self.canvas.ground = b""
         else:
-            place = self.gan.data.modalities.index(values["ground"])
-            low, high = self.gan.data.intensity_range[place]
-            self.canvas.ground = windowed(np.asarray(images[0, place]), (low + high)/2, high - low)[..., 0].tobytes()
-        areas = [f"{name} {int((labels == k).sum())}" for k, name in enumerate(self.gan.data.classes, 1) if (labels == k).any()]
-        return slices_picture(images, labels[None], self.gan.data, side=192), f"C-SG, seed {values['seed']}, psi {values['psi']:g}; pixels: {', '.join(areas) or 'background only'}"
+            index = self.gan.data.modalities.index(values["ground"])
+            grey = grey_levels(images[0, index], self.gan.data.intensity_range[index])
+            self.canvas.ground = grey[..., 0].tobytes()
+        areas = [f"{name} {int((labels == k).sum())}" for k, name in enumerate(self.gan.data.classes, 1)
+                 if (labels == k).any()]
+        caption = (f"C-SG, seed {values['seed']}, psi {values['psi']:g}; "
+                   f"pixels: {', '.join(areas) or 'background only'}")
+        return slices_picture(images, labels[None], self.gan.data, side=128), caption
 
-    def do(self, message):
-        """What the hand does on the canvas: see `Canvas`."""
+    def do(self, message: dict) -> None:
+        """Do the action of a `Canvas`'s message."""
         kind, points = message["kind"], [tuple(point) for point in message.get("points", [])]
+        chosen, radius = self.brush["class"].value, self.brush["radius"].value
         if kind == "begin":
-            self.painting.begin(points[0], self.brush["tool"].value, self.brush["class"].value, self.brush["radius"].value)
+            self.painting.begin(points[0], self.brush["tool"].value, chosen, radius)
         elif kind == "drag":
             self.painting.drag(points)
-        elif not self._chosen(message["key"]) and not press(self.painting, message["key"], self.brush["class"].value, self.brush["radius"].value):
+        elif not self._chosen(message["key"]) and not press(self.painting, message["key"], chosen, radius):
             return
         self._changed()
 
@@ -167,13 +185,13 @@ class Painter(Panel):
         return True
 
     def _changed(self):
-        """Shows the label map at once, and has its image drawn."""
+        """Show the label map at once, and start to draw its image."""
         self.canvas.labels = self.painting.labels.tobytes()
         self.canvas.place = list(self.painting.place or [])
         self.redraw_soon()
 
-    def redraw_soon(self):
-        """Draws the image in a thread, where there is a loop to come back to; of several maps that are waiting, the newest."""
+    def redraw_soon(self) -> None:
+        """Draw the image of the newest label map in a thread; at once if no event loop runs."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -190,15 +208,18 @@ class Painter(Panel):
             self.show(*self._shown(labels, images, values))
 
 # %% ../../nbs/explore/04_paint.ipynb #59e8e2fc
-@told
-def paint_mask(checkpoint, masks=None, side=384):
-    """A widget to paint a label map with the mouse (or keys), for which a trained C-SG draws the image: paint, erase, move or grow a structure; save as PNG or NIfTI.
+@show_errors
+def paint_mask(checkpoint: TrainedGan | Path | str, masks: SliceStore | Path | str | np.ndarray | None = None,
+               side: int = 384) -> ipywidgets.Widget:
+    """A widget to paint, erase, move or resize structures of a label map; a trained C-SG draws the image for it.
 
-    `checkpoint` is the path of a C-SG's checkpoint, or a `TrainedGan`. `masks` gives label maps to start from: a `SliceStore` or its path, a folder of
-    generated patients, the checkpoint of an M-SG, or label maps uint8 (N, R, R); without them one starts from nothing. `side`: the size of the canvas in
-    pixels. A mistake of the user is shown as one line.
+    `checkpoint` is the path of a C-SG's checkpoint, or a `TrainedGan`. `masks` are label maps to start from: a
+    `SliceStore` or its path, a folder of generated patients, the checkpoint of an M-SG, or an array uint8 (N, R, R).
+    Without them the canvas starts empty. `side` is the size of the canvas in pixels. Saving writes PNG or NIfTI. A
+    mistake of the user is shown as one line.
     """
     gan = load_checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     if gan.config.gan != "c-sg":
-        raise UserError(checkpoint, f"is a {gan.config.gan.upper()}, which makes its own label maps or none", "give the checkpoint of a C-SG")
+        what = f"is a {gan.config.gan.upper()}, which makes its own label maps or none"
+        raise UserError(checkpoint, what, "give the checkpoint of a C-SG")
     return Painter(gan, None if masks is None else open_masks(masks, gan.data), side)

@@ -6,17 +6,21 @@
 __all__ = ['TOOLS', 'brushed', 'structure_at', 'around', 'transformed', 'Painting', 'growth', 'structures', 'press']
 
 # %% ../../nbs/explore/03_painting.ipynb #a7de9471
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
 # %% ../../nbs/explore/03_painting.ipynb #c419d95f
-def brushed(shape, points, radius):
-    """The pixels that a round brush covers on its way through `points` (places): a mask of that `shape`."""
+def brushed(shape: tuple[int, int], points: Sequence[tuple[float, float]], radius: float) -> np.ndarray:
+    """The pixels that a round brush covers on its way through `points` (row, column): a mask of that `shape`."""
     points = np.asarray(points, dtype=float)
     centres, mask = np.moveaxis(np.indices(shape), 0, -1) + 0.5, np.zeros(shape, bool)
     for start, end in zip(points, points[1:] if len(points) > 1 else points):
         low, high = np.minimum(start, end) - radius - 1, np.maximum(start, end) + radius + 1
-        near = tuple(slice(max(0, int(a)), max(0, int(b) + 1)) for a, b in zip(low, high))      # all other pixels are too far away
+        near = tuple(
+            slice(max(0, int(a)), max(0, int(b) + 1)) for a, b in zip(low, high)
+        )  # all other pixels are too far away
         way = end - start
         along = np.clip(((centres[near] - start) @ way)/max(way @ way, 1e-12), 0, 1)[..., None]
         mask[near] |= ((centres[near] - start - along*way)**2).sum(-1) <= radius**2
@@ -26,8 +30,11 @@ def brushed(shape, points, radius):
     return mask
 
 # %% ../../nbs/explore/03_painting.ipynb #ae4b29b9
-def structure_at(labels, place, together=True):
-    """The structure of a label map (R, R) under `place`: a mask, empty on the background; with `together` all classes that touch, else its own class."""
+def structure_at(labels: np.ndarray, place: tuple[float, float], together: bool = True) -> np.ndarray:
+    """The structure of a label map (R, R) at the position `place`, as a mask; empty on the background.
+
+    With `together` it holds all classes that touch, else its own class only.
+    """
     row, column = (int(np.clip(np.floor(x), 0, size - 1)) for x, size in zip(place, labels.shape))
     if not labels[row, column]:
         return np.zeros(labels.shape, bool)
@@ -35,16 +42,19 @@ def structure_at(labels, place, together=True):
     return parts == parts[row, column]
 
 
-def around(labels, structure):
-    """The class that surrounds a `structure`, a mask (R, R) on the label map (R, R): the most frequent one of the pixels that touch it; the background where there are none."""
+def around(labels: np.ndarray, structure: np.ndarray) -> int:
+    """The most frequent class of the pixels that touch a `structure`, a mask (R, R); 0 where there are none."""
     ring = ndimage.binary_dilation(structure) & ~structure
     return int(np.bincount(labels[ring]).argmax()) if ring.any() else 0
 
 # %% ../../nbs/explore/03_painting.ipynb #681c606c
-def transformed(labels, structure, shift=(0, 0), factor=1.0):
-    """A label map (R, R) with the `structure` (a mask) moved by `shift` (rows, columns) and made `factor` times as large about its centre.
+def transformed(labels: np.ndarray, structure: np.ndarray, shift: Sequence[int] = (0, 0),
+                factor: float = 1.0) -> np.ndarray:
+    """A label map (R, R) with the `structure` (a mask) moved by `shift` (rows, columns) and made `factor` times as
+    large about its centre.
 
-    Where it was, there is now the class that surrounds it; what leaves the map is lost. Nearest neighbour: no class is invented.
+    Where it was, there is now the class that surrounds it; what leaves the map is lost. Nearest neighbour: no class
+    is invented.
     """
     if not structure.any():
         return labels
@@ -54,55 +64,87 @@ def transformed(labels, structure, shift=(0, 0), factor=1.0):
     inside = ((source >= 0) & (source < labels.shape)).all(-1)
     row, column = np.where(inside[..., None], source, 0).transpose(2, 0, 1)
     arrived = inside & structure[row, column]
-    return np.where(arrived, labels[row, column], np.where(structure, around(labels, structure), labels)).astype(labels.dtype)
+    return np.where(arrived, labels[row, column], np.where(structure, around(labels, structure), labels)).astype(
+        labels.dtype
+    )
 
 # %% ../../nbs/explore/03_painting.ipynb #2cf1e82c
 TOOLS = ("paint", "erase", "move", "grow")
 
 
 class Painting:
-    """A label map (R, R) that is being worked on, with `undo`. `place` is where the hand was last: the structure there is what the keys act on."""
+    """A label map (R, R) that is being painted, with `undo` and `redo`.
 
-    def __init__(self, labels):
+    `place` is the last position of the hand (row, column). The keys act on the structure there.
+    """
+
+    def __init__(self, labels: np.ndarray):
         self.labels, self.place, self.together = np.array(labels, np.uint8), None, True
-        self._before, self._hand = [], None
+        self._before, self._after, self._hand = [], [], None
 
-    def begin(self, place, tool="paint", structure=1, radius=2.0):
-        """Puts the hand down at `place` with a tool of `TOOLS`; `structure` is the class to paint, `radius` that of the brush in pixels."""
+    def begin(self, place: tuple[float, float], tool: str = "paint", structure: int = 1, radius: float = 2.0) -> None:
+        """Put the hand down at `place` with a tool of `TOOLS`.
+
+        `structure` is the class to paint, `radius` that of the brush in pixels.
+        """
         self._keep()
         held = structure_at(self.labels, place, self.together)
-        self._hand = {"tool": tool, "class": structure if tool == "paint" else 0, "radius": radius, "from": place, "last": place, "held": held, "base": self.labels}
+        self._hand = {
+            "tool": tool,
+            "class": structure if tool == "paint" else 0,
+            "radius": radius,
+            "from": place,
+            "last": place,
+            "held": held,
+            "base": self.labels,
+        }
         self.drag([place])
 
-    def drag(self, places):
-        """Moves the hand through `places`, with what `begin` put into it."""
+    def drag(self, places: Sequence[tuple[float, float]]) -> None:
+        """Move the hand through `places` with the tool that `begin` chose."""
         hand = self._hand
         if hand is None or not places:
             return
         if hand["tool"] in ("paint", "erase"):
-            self.labels = np.where(brushed(self.labels.shape, [hand["last"], *places], hand["radius"]), np.uint8(hand["class"]), self.labels)
+            self.labels = np.where(
+                brushed(self.labels.shape, [hand["last"], *places], hand["radius"]),
+                np.uint8(hand["class"]),
+                self.labels,
+            )
         elif hand["tool"] == "move":
-            self.labels = transformed(hand["base"], hand["held"], np.rint(np.subtract(places[-1], hand["from"])).astype(int))
+            self.labels = transformed(
+                hand["base"], hand["held"], np.rint(np.subtract(places[-1], hand["from"])).astype(int)
+            )
         elif hand["held"].any():
             self.labels = transformed(hand["base"], hand["held"], factor=growth(hand["held"], hand["from"], places[-1]))
         hand["last"] = self.place = tuple(places[-1])
 
     def _keep(self):
-        self._before = [*self._before[-99:], self.labels]
+        self._before, self._after = [*self._before[-99:], self.labels], []
 
-    def undo(self):
-        """Takes back what was done last; up to a hundred times."""
+    def undo(self) -> None:
+        """Take back the last change, up to a hundred times."""
         if self._before:
+            self._after.append(self.labels)
             self.labels, self._hand = self._before.pop(), None
 
-    def replace(self, labels):
-        """Puts another label map in its place, which can be undone."""
+    def redo(self) -> None:
+        """Do again what `undo` took back last, as long as nothing else has been painted."""
+        if self._after:
+            self._before.append(self.labels)
+            self.labels, self._hand = self._after.pop(), None
+
+    def replace(self, labels: np.ndarray) -> None:
+        """Replace the label map (R, R); this can be undone."""
         self._keep()
         self.labels, self.place, self._hand = np.array(labels, np.uint8), None, None
 
 # %% ../../nbs/explore/03_painting.ipynb #a1338528
-def growth(structure, begun, now):
-    """How many times as large a structure is to become when the hand that took it at `begun` is at `now`: away from its centre larger, between 0.2 and 5."""
+def growth(structure: np.ndarray, begun: tuple[float, float], now: tuple[float, float]) -> float:
+    """The factor, from 0.2 to 5, by which a structure grows when the hand moves from `begun` to `now`.
+
+    Moving away from the centre of the structure makes it larger.
+    """
     centre = np.argwhere(structure).mean(0) + 0.5
     first, last = (np.hypot(*np.subtract(place, centre)) for place in (begun, now))
     reach = np.sqrt(structure.sum()/np.pi)
@@ -114,12 +156,12 @@ _SIZES = {"+": 1, "=": 1, "-": -1}
 
 
 def _factor(structure, key):
-    """How many times as large `key` makes a structure: by a seventh, and by a pixel at least, or a small one would not change."""
+    """The factor by which `key` enlarges a structure: a seventh, and at least a pixel."""
     reach = np.sqrt(structure.sum()/np.pi)
     return max(1 + _SIZES.get(key, 0)*max(1/7, 1/max(reach, 1)), 0.5)
 
 
-def structures(labels, together=True):
+def structures(labels: np.ndarray, together: bool = True) -> list[tuple[float, float]]:
     """A place (row, column) in each structure of a label map (R, R), in the order of reading."""
     places, seen = [], np.zeros(labels.shape, bool)
     for row, column in np.argwhere(labels):
@@ -135,10 +177,12 @@ def _inside(structure):
     return tuple(pixels[((pixels - pixels.mean(0))**2).sum(1).argmin()] + 0.5)
 
 # %% ../../nbs/explore/03_painting.ipynb #2e3c00fd
-def press(painting, key, structure=1, radius=2.0):
-    """Does with a `Painting` what `key` (a browser's name of a key) asks for; whether it was one that does anything."""
+def press(painting: Painting, key: str, structure: int = 1, radius: float = 2.0) -> bool:
+    """Apply `key` (a browser's name of a key) to a `Painting`; whether the key has a meaning."""
     if key == "Control+z":
         painting.undo()
+    elif key in ("Control+y", "Control+Z"):
+        painting.redo()
     elif key == "n":
         painting.place = _next(painting)
     elif key == "a":
@@ -152,8 +196,15 @@ def press(painting, key, structure=1, radius=2.0):
 # %% ../../nbs/explore/03_painting.ipynb #6bfb4ad3
 def _next(painting):
     """A place in the structure after the one that `painting` is at."""
-    held = structure_at(painting.labels, painting.place, painting.together) if painting.place else np.zeros(painting.labels.shape, bool)
-    found = [structure_at(painting.labels, place, painting.together) for place in structures(painting.labels, painting.together)]
+    held = (
+        structure_at(painting.labels, painting.place, painting.together)
+        if painting.place
+        else np.zeros(painting.labels.shape, bool)
+    )
+    found = [
+        structure_at(painting.labels, place, painting.together)
+        for place in structures(painting.labels, painting.together)
+    ]
     here = next((k for k, structure in enumerate(found) if (structure & held).any()), -1)
     return _inside(found[(here + 1) % len(found)]) if found else None
 

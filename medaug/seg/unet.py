@@ -23,13 +23,13 @@ def _convolution(in_channels, out_channels):
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
 
 
-def transition_down(channels):
-    """Halves the resolution: batch normalisation, ReLU, 2 × 2 convolution of stride 2. (N, C, H, W) → (N, C, H/2, W/2)."""
+def transition_down(channels: int) -> nn.Sequential:
+    """Batch normalisation, ReLU and a 2 × 2 convolution of stride 2. (N, C, H, W) → (N, C, H/2, W/2)."""
     return _normalised(channels, nn.Conv2d(channels, channels, kernel_size=2, stride=2, bias=False))
 
 
-def transition_up(channels):
-    """Doubles the resolution and halves the channels: batch normalisation, ReLU, transposed 2 × 2 convolution of stride 2."""
+def transition_up(channels: int) -> nn.Sequential:
+    """Batch normalisation, ReLU and a transposed 2 × 2 convolution of stride 2. (N, C, H, W) → (N, C/2, 2H, 2W)."""
     return _normalised(channels, nn.ConvTranspose2d(channels, channels//2, kernel_size=2, stride=2, bias=False))
 
 # %% ../../nbs/seg/00_unet.ipynb #0aeb6c53
@@ -38,7 +38,7 @@ def _first_block(in_channels, width):
 
 
 def _block(in_channels, out_channels):
-    """Two 3 × 3 convolutions, each after batch normalisation and ReLU. (N, in_channels, H, W) → (N, out_channels, H, W)."""
+    """Two 3 × 3 convolutions, each after batch normalisation and ReLU. (N, in, H, W) → (N, out, H, W)."""
     return nn.Sequential(*_normalised(in_channels, _convolution(in_channels, out_channels)),
                          *_normalised(out_channels, _convolution(out_channels, out_channels)))
 
@@ -49,27 +49,31 @@ class UNet(nn.Module):
     `in_channels`: modalities. `classes`: foreground classes K; the network has K + 1 outputs, background first.
     `width`: channels at full resolution, doubled at each of the `depth` down-samplings.
     Reads float images (N, in_channels, H, W), H and W multiples of 2^depth; gives logits (N, K + 1, H, W).
-    `generator` draws the first weights (He et al., 2015); without one, torch's global generator does.
+    `generator` draws the first weights (He et al., 2015); by default it is torch's global one. The background's logit
+    begins `background` above the others: 3 gives it a probability of 0.87 among four equals.
     """
 
-    def __init__(self, in_channels, classes, width=64, depth=4, generator=None):
+    def __init__(self, in_channels: int, classes: int, width: int = 64, depth: int = 4,
+                 generator: torch.Generator | None = None, background: float = 3.0):
         super().__init__()
         self.in_channels, self.classes, self.width, self.depth = in_channels, classes, width, depth
         widths = [width*2**level for level in range(depth + 1)]
-        self.encoder = nn.ModuleList([_first_block(in_channels, width), *(_block(half, 2*half) for half in widths[:-1])])
+        self.encoder = nn.ModuleList(_block(half, 2*half) for half in widths[:-1])
+        self.encoder.insert(0, _first_block(in_channels, width))
         self.down = nn.ModuleList(transition_down(channels) for channels in widths[:-1])
         self.up = nn.ModuleList(transition_up(2*half) for half in reversed(widths[:-1]))
         self.decoder = nn.ModuleList(_block(2*half, half) for half in reversed(widths[:-1]))
         self.logits = _normalised(width, nn.Conv2d(width, classes + 1, kernel_size=1))
-        self._draw_weights(generator)
+        self._draw_weights(generator, background)
 
-    def _draw_weights(self, generator):
+    def _draw_weights(self, generator, background):
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(self.logits[-1].bias)
+        nn.init.constant_(self.logits[-1].bias[:1], background)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes + 1, H, W) of images (N, in_channels, H, W)."""
         self._check_size(images)
         features, passed_on = self.encoder[0](images), []
@@ -80,18 +84,19 @@ class UNet(nn.Module):
             features = block(torch.cat([passed_on.pop(), transition(features)], dim=1))
         return self.logits(features)
 
-    def probabilities(self, images):
-        """Softmax probabilities (N, classes + 1, H, W) of the background and the classes, float32, summing to 1 at each pixel."""
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        """Softmax probabilities (N, classes + 1, H, W) of background and classes, float32."""
         return F.softmax(self(images).float(), dim=1)
 
     def _check_size(self, images):
-        height, width = images.shape[-2:]
-        if height % 2**self.depth or width % 2**self.depth:
-            raise ValueError(f"a U-Net with {self.depth} down-samplings reads sides that are multiples of {2**self.depth}, not {height} × {width}")
+        (height, width), factor = images.shape[-2:], 2**self.depth
+        if height % factor or width % factor:
+            raise ValueError(f"a U-Net with {self.depth} down-samplings reads sides that are multiples of {factor}, "
+                             f"not {height} × {width}")
 
 # %% ../../nbs/seg/00_unet.ipynb #e3ff1211
 def _read_by_one(unet):
-    """(chain, place of a convolution, chain, place of the batch normalisation that alone reads it), for all such pairs."""
+    """(chain, index of a convolution, chain, index of the batch normalisation that alone reads it), for each pair."""
     yield unet.encoder[0], 0, unet.encoder[0], 1
     for transition, block in zip(unet.down, unet.encoder[1:]):
         yield transition, 2, block, 0
@@ -101,10 +106,10 @@ def _read_by_one(unet):
         yield block, 5, reader, 0
 
 
-def folded(unet):
-    """A copy of a `UNet` for prediction, with batch normalisations in the weights of the convolutions before them.
+def folded(unet: UNet) -> UNet:
+    """A copy of a `UNet` for prediction, with batch normalisations folded into the convolutions before them.
 
-    It gives the logits of `unet` in evaluation mode, up to rounding; of 26 normalisations 8 are left with `depth` 4.
+    Its logits are those of `unet` in evaluation mode, up to rounding. With `depth` 4, 8 of 26 normalisations are left.
     """
     unet = copy.deepcopy(unet).eval()
     for chain, convolution, reader, normalisation in _read_by_one(unet):

@@ -1,0 +1,147 @@
+"""Does ADA help on twelve real patients, and from which length on does a GAN's training pay?
+
+    python benchmarks/gan_patients.py ROOT FOLDER PART [--resolution 32] [--gans b-sg c-sg] [--kimg 20 60 120 240]
+    [--ada no yes] [--seeds 0 1 2] [--unets 3]
+
+ROOT is the Decathlon's Task04_Hippocampus (`medaug fetch d-hippocampus`). Twelve training patients, four for
+validation, all others for testing. Small networks, batch 8, bf16, StyleGAN2's own γ (0.0002·resolution²/batch). A
+training is as long as the last of `--kimg`, and its averaged generator is kept at the other lengths. Of each length:
+the Fréchet distance of 60 generated patients to the held-out slices with the features of an untrained network, beside
+that of the training slices; how well a U-Net of the real training patients finds the masks in the generated slices;
+and the test DSC of `--unets` U-Nets that train for 2000 steps with a quarter of generated slices in each batch
+(`recipe: balanced`), beside that of the real slices alone. C-SG makes images for warped label maps of the training
+patients. Writes results/gan_patients.json, below the name PART, after each length; a second run in the same FOLDER
+goes on.
+"""
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from gan_phantom import NETWORKS, distance
+from machine import machine, write_results
+
+import medaug.gan.training as training
+from medaug.data.datasets import find_dataset
+from medaug.data.prepare import prepare_dataset, store_generated
+from medaug.data.splits import split_patients
+from medaug.data.strengths import Warps
+from medaug.evaluation.features import random_features
+from medaug.evaluation.fidelity import mask_faithfulness
+from medaug.evaluation.scores import score_test_patients
+from medaug.gan.config import GanConfig
+from medaug.gan.generate import generate_patients
+from medaug.seg.config import UNetConfig
+from medaug.seg.predict import load_unet
+from medaug.seg.training import train_unet
+
+GAN = dict(
+    batch=8,
+    **NETWORKS,
+    precision="bf16-mixed",
+)
+UNET = dict(epochs=None, steps=2000, batch=16, width=16, depth=4, learning_rate=1e-3, augmentation=True)
+PATIENTS = 60
+
+
+def unet(store, split, folder, seed, made=None):
+    """The checkpoint of a U-Net, with a quarter of slices of `made` in each batch."""
+    mixed = {} if made is None else {"generated": PATIENTS, "recipe": "balanced", "fraction": 0.25}
+    return train_unet(store, split, UNetConfig(**UNET, **mixed, seed=seed), folder, made)
+
+
+def dsc(path, store, split):
+    """The mean DSC over test patients and classes of a U-Net."""
+    return round(float(score_test_patients(load_unet(path), store, split, 1.0).dsc.mean()), 4)
+
+
+def faithfulness(judge, made, store, split):
+    """The mean DSC over classes of a U-Net of real patients, on all slices of generated patients."""
+    table = mask_faithfulness(load_unet(judge), made, store, split.test)
+    return table.set_index("class").loc["mean", ["generated", "real"]].round(4).to_dict()
+
+
+class KeptLengths(training._CurvePoint):
+    """Also keeps the averaged generator at each length of `kimg`."""
+    kimg = ()
+
+    def __call__(self, state, means, config):
+        super().__call__(state, means, config)
+        if (seen := state.step*config.batch/1000) in self.kimg:
+            self.save(f"checkpoint-{seen:g}.pt")
+
+
+def trained(folder, store, split, gan, kimg, ada, seed):
+    """The folder of a training with the generators of all lengths `kimg`."""
+    KeptLengths.kimg, point = kimg, min(kimg)
+    config = GanConfig(gan, store.resolution, **GAN, kimg=max(kimg), ada=ada, seed=seed, snapshot_kimg=point)
+    begin, new = time.process_time(), not folder.exists()
+    with patch.object(training, "_CurvePoint", KeptLengths):
+        training.train_gan(store, split, config, folder)
+    if new:       # the seconds of an interrupted training are unknown
+        (folder/"seconds").write_text(f"{time.process_time() - begin:.0f}")
+    return folder
+
+
+def generated(folder, checkpoint, store, gan):
+    """The store of the patients that a generator makes."""
+    masks = {"masks_from": store.path, "warps": Warps()} if gan == "c-sg" else {}
+    generate_patients(checkpoint, folder/"patients", PATIENTS, **masks)
+    return store_generated(folder/"patients", folder/"store", store, progress_bar=False)
+
+
+def write_part(part, found):
+    path = Path(__file__).parent/"results"/"gan_patients.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    write_results(__file__, {**known, part: found})
+
+
+def measure(given):
+    torch.set_num_threads(1)
+    folder, row = given.folder, find_dataset("d-hippocampus")
+    store = prepare_dataset(row, given.root, folder/f"store-{given.resolution}", resolution=given.resolution)
+    split = split_patients(store.patients, 20, 0, test="rest")
+    folder = folder/str(given.resolution)
+    folder.mkdir(exist_ok=True)
+    found = {**machine("torch"), "resolution": given.resolution, "GAN": GAN, "U-Net": UNET, "patients": PATIENTS}
+    found["features"] = random_features().name
+    found |= {"training patients": len(split.train), "test patients": len(split.test)}
+    baselines = [unet(store, split, folder/f"baseline-{number}", number) for number in range(given.unets)]
+    found["baseline DSC"] = [dsc(path, store, split) for path in baselines]
+    found["lengths"] = []
+    for seed, gan, ada in itertools.product(given.seeds, given.gans, given.ada):
+        out = folder/f"{gan}-{max(given.kimg):g}-{ada}-{seed}"
+        trained(out, store, split, gan, given.kimg, ada == "yes", seed)
+        for kimg in given.kimg:
+            here = folder/f"{out.name}-made-{kimg:g}"
+            made = generated(here, out/f"checkpoint-{kimg:g}.pt", store, gan)
+            unets = [unet(store, split, here/f"unet-{number}", number, made) for number in range(given.unets)]
+            length = {"gan": gan, "kimg": kimg, "ada": ada, "seed": seed, "distance": distance(store, split, made),
+                      "faithfulness": faithfulness(baselines[0], made, store, split),
+                      "DSC": [dsc(path, store, split) for path in unets]}
+            seconds = out/"seconds"
+            if seconds.is_file():
+                length["core seconds of the longest"] = int(seconds.read_text())
+            found["lengths"].append(length)
+            write_part(given.part, found)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("root", type=Path)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("part")
+    arguments.add_argument("--resolution", type=int, default=32)
+    arguments.add_argument("--gans", nargs="+", default=["b-sg", "c-sg"], choices=["b-sg", "c-sg"])
+    arguments.add_argument("--kimg", type=float, nargs="+", default=[20.0, 60.0, 120.0, 240.0])
+    arguments.add_argument("--ada", nargs="+", default=["no", "yes"], choices=["no", "yes"])
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--unets", type=int, default=3)
+    measure(arguments.parse_args())
+
+
+if __name__ == "__main__":
+    main()
