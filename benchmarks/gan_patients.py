@@ -1,14 +1,14 @@
 """Does ADA help on twelve real patients, and from which length on does a GAN's training pay?
 
     python benchmarks/gan_patients.py ROOT FOLDER PART [--resolution 32] [--gans b-sg c-sg] [--kimg 20 60 120 240]
-    [--ada no yes] [--seeds 0 1 2] [--unets 3]
+    [--ada no yes] [--seeds 0 1 2] [--unets 3] [--precision bf16-mixed]
 
 ROOT is the Decathlon's Task04_Hippocampus (`medaug fetch d-hippocampus`). Twelve training patients, four for
-validation, all others for testing. Small networks, batch 8, bf16, StyleGAN2's own γ (0.0002·resolution²/batch). A
+validation, all others for testing. Small networks, batch 16, StyleGAN2's own γ (0.0002·resolution²/batch). A
 training is as long as the last of `--kimg`, and its averaged generator is kept at the other lengths. Of each length:
 the Fréchet distance of 60 generated patients to the held-out slices with the features of an untrained network, beside
 that of the training slices; how well a U-Net of the real training patients finds the masks in the generated slices;
-and the test DSC of `--unets` U-Nets that train for 2000 steps with a quarter of generated slices in each batch
+and the test DSC of `--unets` U-Nets that train as in `recipes.py` with a quarter of generated slices in each batch
 (`recipe: balanced`), beside that of the real slices alone. C-SG makes images for warped label maps of the training
 patients. Writes results/gan_patients.json, below the name PART, after each length; a second run in the same FOLDER
 goes on.
@@ -23,6 +23,7 @@ from unittest.mock import patch
 import torch
 from gan_phantom import NETWORKS, distance
 from machine import machine, write_results
+from recipes import UNET, test_scores
 
 import medaug.gan.training as training
 from medaug.data.datasets import find_dataset
@@ -31,31 +32,26 @@ from medaug.data.splits import split_patients
 from medaug.data.strengths import Warps
 from medaug.evaluation.features import random_features
 from medaug.evaluation.fidelity import mask_faithfulness
-from medaug.evaluation.scores import score_test_patients
 from medaug.gan.config import GanConfig
 from medaug.gan.generate import generate_patients
 from medaug.seg.config import UNetConfig
 from medaug.seg.predict import load_unet
 from medaug.seg.training import train_unet
 
-GAN = dict(
-    batch=8,
-    **NETWORKS,
-    precision="bf16-mixed",
-)
-UNET = dict(epochs=None, steps=2000, batch=16, width=16, depth=4, learning_rate=1e-3, augmentation=True)
+GAN = dict(batch=16, **NETWORKS)
 PATIENTS = 60
 
 
-def unet(store, split, folder, seed, made=None):
+def unet(store, split, folder, seed, precision, made=None):
     """The checkpoint of a U-Net, with a quarter of slices of `made` in each batch."""
     mixed = {} if made is None else {"generated": PATIENTS, "recipe": "balanced", "fraction": 0.25}
-    return train_unet(store, split, UNetConfig(**UNET, **mixed, seed=seed), folder, made)
+    settings = {**UNET, **mixed, "augmentation": True, "precision": precision}
+    return train_unet(store, split, UNetConfig(**settings, seed=seed), folder, made)
 
 
 def dsc(path, store, split):
     """The mean DSC over test patients and classes of a U-Net."""
-    return round(float(score_test_patients(load_unet(path), store, split, 1.0).dsc.mean()), 4)
+    return round(float(test_scores(path, store, split)["dsc"].mean()), 4)
 
 
 def faithfulness(judge, made, store, split):
@@ -74,10 +70,10 @@ class KeptLengths(training._CurvePoint):
             self.save(f"checkpoint-{seen:g}.pt")
 
 
-def trained(folder, store, split, gan, kimg, ada, seed):
+def trained(folder, store, split, gan, kimg, ada, **others):
     """The folder of a training with the generators of all lengths `kimg`."""
     KeptLengths.kimg, point = kimg, min(kimg)
-    config = GanConfig(gan, store.resolution, **GAN, kimg=max(kimg), ada=ada, seed=seed, snapshot_kimg=point)
+    config = GanConfig(gan, store.resolution, **GAN, kimg=max(kimg), ada=ada, snapshot_kimg=point, **others)
     begin, new = time.process_time(), not folder.exists()
     with patch.object(training, "_CurvePoint", KeptLengths):
         training.train_gan(store, split, config, folder)
@@ -107,18 +103,21 @@ def measure(given):
     folder = folder/str(given.resolution)
     folder.mkdir(exist_ok=True)
     found = {**machine("torch"), "resolution": given.resolution, "GAN": GAN, "U-Net": UNET, "patients": PATIENTS}
+    found["precision of both"] = given.precision
     found["features"] = random_features().name
     found |= {"training patients": len(split.train), "test patients": len(split.test)}
-    baselines = [unet(store, split, folder/f"baseline-{number}", number) for number in range(given.unets)]
+    baselines = [unet(store, split, folder/f"baseline-{number}", number, given.precision)
+                 for number in range(given.unets)]
     found["baseline DSC"] = [dsc(path, store, split) for path in baselines]
     found["lengths"] = []
     for seed, gan, ada in itertools.product(given.seeds, given.gans, given.ada):
         out = folder/f"{gan}-{max(given.kimg):g}-{ada}-{seed}"
-        trained(out, store, split, gan, given.kimg, ada == "yes", seed)
+        trained(out, store, split, gan, given.kimg, ada == "yes", seed=seed, precision=given.precision)
         for kimg in given.kimg:
             here = folder/f"{out.name}-made-{kimg:g}"
             made = generated(here, out/f"checkpoint-{kimg:g}.pt", store, gan)
-            unets = [unet(store, split, here/f"unet-{number}", number, made) for number in range(given.unets)]
+            unets = [unet(store, split, here/f"unet-{number}", number, given.precision, made)
+                     for number in range(given.unets)]
             length = {"gan": gan, "kimg": kimg, "ada": ada, "seed": seed, "distance": distance(store, split, made),
                       "faithfulness": faithfulness(baselines[0], made, store, split),
                       "DSC": [dsc(path, store, split) for path in unets]}
@@ -140,6 +139,7 @@ def main():
     arguments.add_argument("--ada", nargs="+", default=["no", "yes"], choices=["no", "yes"])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--unets", type=int, default=3)
+    arguments.add_argument("--precision", default="bf16-mixed", choices=["bf16-mixed", "32-true"])
     measure(arguments.parse_args())
 
 

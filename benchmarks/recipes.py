@@ -67,6 +67,16 @@ def added_patients(method, seed, store, split, work):
     return store_generated(out/"patients", out/"store", store, progress_bar=False)
 
 
+def test_scores(checkpoint, store, split):
+    """The DSC of a U-Net on the grid of the scans: a row a test patient and class."""
+    trained, rows = load_unet(checkpoint), []
+    for id in split.test:
+        found, true = predict_original(trained, store, id), store.patient(id).original_labels
+        dsc = dice_score(torch.as_tensor(found), torch.as_tensor(true), len(store.classes)).tolist()
+        rows += [(id, name, value) for name, value in zip(store.classes, dsc)]
+    return pd.DataFrame(rows, columns=["patient", "class", "dsc"])
+
+
 def score(method, seed, store, split, work):
     """The DSC of one training: a row a test patient and class; and the DSC on the validation patients."""
     path = work/"scores"/f"{method.slug}.csv"
@@ -76,12 +86,7 @@ def score(method, seed, store, split, work):
     config = UNetConfig(augmentation=method.augmentation, generated=method.generated, recipe=method.recipe, seed=seed,
                         fraction=method.fraction, **UNET)
     folder = work/"unets"/method.slug
-    trained, rows = load_unet(train_unet(store, split, config, folder, added)), []
-    for id in split.test:
-        found, true = predict_original(trained, store, id), store.patient(id).original_labels
-        dsc = dice_score(torch.as_tensor(found), torch.as_tensor(true), len(store.classes)).tolist()
-        rows += [(id, name, value) for name, value in zip(store.classes, dsc)]
-    table = pd.DataFrame(rows, columns=["patient", "class", "dsc"])
+    table = test_scores(train_unet(store, split, config, folder, added), store, split)
     validation = pd.read_csv(folder/"curves.csv")["validation_dsc"].max()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, table.assign(method=method.name, seed=seed, validation=validation).to_csv(index=False))
