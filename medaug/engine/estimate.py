@@ -160,10 +160,11 @@ def time_to_end(seconds: Mapping[str, float], needs: Mapping[str, Collection[str
 # %% ../../nbs/engine/02_estimate.ipynb #7a6a5529
 def _tested(size, experiment):
     """The number of test patients of a sub-dataset of `size` patients."""
-    fifth = max(1, round(size/5))
+    fifth, splits = max(1, round(size/5)), len(experiment.splits)
     known = experiment.phantom.patients if experiment.phantom else experiment.row.patients
     rest = known - size if experiment.statistics.test == "rest" and known else 0
-    return (size if experiment.folds > 1 else fifth) + rest
+    in_a_split = size if experiment.folds > 1 else round(size*(1 - (1 - fifth/size)**splits))
+    return in_a_split + rest
 
 
 def findable_gains(runs: Collection[Run], experiment: Experiment) -> list[str]:
@@ -172,6 +173,7 @@ def findable_gains(runs: Collection[Run], experiment: Experiment) -> list[str]:
     for size in sorted({run.parameters["patients"] for run in unets}):
         here = [run for run in unets if run.parameters["patients"] == size]
         methods = len({run.method.name for run in here})
-        numbers = methods, _tested(size, experiment), len(here)//methods
-        sentences.append(f"{experiment.row.title}-{size}: {plan_sentence(*numbers, experiment.statistics.alpha)}")
+        folds = len({(run.drawn.split, run.drawn.fold) for run in here})
+        numbers = methods, _tested(size, experiment), len(here)//methods//folds, experiment.statistics.alpha, folds
+        sentences.append(f"{experiment.row.title}-{size}: {plan_sentence(*numbers)}")
     return sentences

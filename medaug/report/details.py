@@ -18,8 +18,9 @@ from ..stats.comparison import Comparison, DatasetComparison
 from ..stats.details import gains_by_class, trends
 from ..stats.learning_curve import ceiling_sentence, learning_curves, worth_sentence
 from ..stats.tables import file_names
+from ..stats.trainings import variance_source
 from ..stats.verdicts import SCORE_NAMES
-from ..words import gain, interval_name, number, p_value, plural
+from ..words import gain, interval_name, listing, number, p_value, plural
 from . import figures
 from .markup import render
 from .verdict import training_sentence
@@ -55,7 +56,7 @@ def _trend_rows(result: DatasetComparison) -> pd.DataFrame:
     found = trends(result)
     return pd.DataFrame({
         "numbers": [number(int(count)) for count in found["numbers"]],
-        "change for twice as many": [gain(slope) for slope in found["slope"]],
+        "gain for twice as many": [gain(slope) for slope in found["slope"]],
         interval_name(result.alpha): ["–" if pd.isna(row.low) else f"{gain(row.low)} to {gain(row.high)}"
                           for row in found.itertuples()],
         "two-sided, after Holm": ["–" if pd.isna(p) else p_value(p) for p in found["holm"]]}, index=found.index)
@@ -94,16 +95,15 @@ def curve_chapter(comparison: Comparison, scores: pd.DataFrame, out: Path | str)
     found = list(learning_curves(scores, comparison.score, "drop", comparison.better))
     names = file_names(list(dict.fromkeys(curve.title for curve in found)))
     for curve in found:
-        points = curve.points if comparison.better == "higher" else curve.points.assign(mean=-curve.points["mean"])
         name = f"{names[curve.title]}-{Method.parse(curve.baseline).slug}"
-        figure = figures.learning_curve_figure(curve.points, curve.worth, label)
+        figure = figures.learning_curve_figure(curve.points, curve.worth, label, curve.sign)
         path = figures.save_figure(figure, Path(out)/f"learning-curve-{name}.png")
         below = curve.worth[curve.worth.index.get_level_values("size") < curve.points.index[-1]]
         best = below.sort_values("gain", ascending=False)[:1]
         sentences = [ceiling_sentence(curve, size, label) + "." for size in curve.points.index[:-1]]
         sentences += [f"On {size} real patients, {worth_sentence(method, row, label)}."
                       for (method, size), row in best.iterrows()]
-        rows = pd.DataFrame({"mean": points["mean"], "ceiling": curve.points["ceiling"]}).rename_axis("real patients")
+        rows = curve.points[["mean", "ceiling"]].rename_axis("real patients")
         curves.append((curve, path, rows, _worth_rows(curve, label), sentences))
     return render("learning-curve.html", curves=curves, label=label) if curves else ""
 
@@ -128,6 +128,18 @@ def class_gain_rows(scores: pd.DataFrame, dataset: str, names: list[str], alpha:
                         index=pd.Index(methods, name="method"))
 
 # %% ../../nbs/report/07_details.ipynb #2834d31e
+_MODEL = ("The variance of a mean difference holds the patients (of the paired differences) and the trainings (of the "
+          "means of a method's trainings, pooled over methods and at least that of the pair itself); degrees of "
+          "freedom are Satterthwaite's")
+_FOLDS = ("that of the means of folds or splits, which differ in training patients, test patients and trainings, at "
+          "least its mean over the comparisons")
+_VARIANCES = {
+    "trainings": f"Patients and trainings are both random. {_MODEL}.", "none": "",
+    "folds": f"Patients and trainings are both random. The variance of a mean difference is {_FOLDS}.",
+    "larger": f"Patients, trainings and training patients are random. {_MODEL}. Where it is larger, the variance is "
+              f"{_FOLDS}."}
+
+
 def _counts(values):
     """'3' or '3 to 5'."""
     values = sorted(set(map(int, values)))
@@ -137,6 +149,9 @@ def _counts(values):
 def methods_paragraph(comparison: Comparison, training: str = "") -> str:
     """How the methods were compared, as a paragraph for a paper. `training`: sentences on budgets and seeds."""
     results, label = comparison.datasets, score_name(comparison)
+    names = dict.fromkeys(name for result in results for name in result.asked["baseline"])
+    against = f" ({listing(names)})" if names else ""
+    found = dict.fromkeys(variance_source(result.trainings) for result in results)
     asked = [len(result.asked) for result in results]
     trainings = [result.gains["trainings"].max() for result in results if len(result.gains)] or [1]
     several, over = max(trainings) > 1, ""
@@ -148,21 +163,17 @@ def methods_paragraph(comparison: Comparison, training: str = "") -> str:
             "one-sided tests, corrected in the same way, say so." if smallest else "")
     blocks = "patients" if comparison.blocks == "patient" else f"{comparison.blocks} pairs"
     return " ".join(filter(None, [
-        "Methods were compared with the baseline of the same augmentation by the mean over patients and trainings of "
-        f"the paired difference in {label}; a patient's score is the mean over classes. "
+        f"Methods were compared with their baseline{against} by the mean over patients and trainings of the paired "
+        f"difference in {label}; a patient's score is the mean over classes. "
         f"{_counts(result.patients for result in results)} test patients were scored with {_counts(trainings)} "
         f"{'trainings' if several else 'training'} of each method.",
-        training, _MODEL if several else "With one training of each method no statement about methods was made.",
+        training, *(_VARIANCES[source] for source in found),
+        "" if several else "With one training of each method no statement about methods was made.",
         f"Tests are two-sided t-tests at a level of {comparison.alpha:g}; p-values were corrected by Holm's method "
-        f"over the methods with added patients of a dataset ({_counts(asked or [0])} comparisons){over}. Intervals are "
-        f"at {1 - comparison.alpha:.0%} for each comparison, from six patients on.{same}",
+        f"over the methods in question of a dataset ({_counts(asked or [0])} comparisons){over}. Each comparison has a "
+        f"{interval_name(comparison.alpha)}, from six patients on.{same}",
         "Beside these, Friedman's test and Nemenyi's post-hoc test over all pairs were computed as by Vu et al. from "
         f"scores averaged over trainings, with {blocks} as blocks. Computed with medaug."]))
-
-
-_MODEL = ("Patients and trainings are both random. The variance of a mean difference holds the patients (of the paired "
-          "differences) and the trainings (of the means of a method's trainings, pooled over methods and at least that "
-          "of the pair itself); degrees of freedom are Satterthwaite's.")
 
 
 def methods_chapter(comparison: Comparison, training: str = "") -> Markup:

@@ -227,15 +227,15 @@ def trend_figure(gains: dict[str, pd.DataFrame], score: str = "DSC", alpha: floa
     return figure
 
 # %% ../../nbs/report/00_figures.ipynb #b8b703c0
-def learning_curve_figure(points: pd.DataFrame, worth: pd.DataFrame, score: str = "DSC") -> Figure:
-    """A learning curve with its methods and its ceiling; `points` and `worth` as in `LearningCurve`."""
+def learning_curve_figure(points: pd.DataFrame, worth: pd.DataFrame, score: str = "DSC", sign: int = 1) -> Figure:
+    """A learning curve with its methods and its ceiling; `points`, `worth` and `sign` as in `LearningCurve`."""
     figure = Figure((6.0, 3.2), layout="constrained")
     ax = figure.subplots()
     ax.errorbar(points.index, points["mean"], 2*points["error"].fillna(0), fmt="o-", color=OKABE_ITO[1], capsize=2,
                 lw=1.4, label="baseline")
-    ax.axhline(points["mean"].max(), color="#222222", lw=0.8, ls="--", label="ceiling")
+    ax.axhline((sign*points["mean"]).max()*sign, color="#222222", lw=0.8, ls="--", label="ceiling")
     for (method, size), row in worth.iterrows():
-        ax.plot(size, points.loc[size, "mean"] + row.gain, "_", ms=10, color=OKABE_ITO[2])
+        ax.plot(size, points.loc[size, "mean"] + sign*row.gain, "_", ms=10, color=OKABE_ITO[2])
     ax.plot([], [], "_", ms=10, color=OKABE_ITO[2], label="methods, at their number of real patients")
     ax.set_xscale("log")
     ax.set_xticks(points.index, [str(size) for size in points.index])

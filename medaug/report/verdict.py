@@ -9,7 +9,7 @@ __all__ = ['gain_sentences', 'level_sentence', 'training_sentence', 'rank_senten
 import numpy as np
 
 from ..stats.comparison import DatasetComparison
-from ..stats.planning import Plan, advice, comparison_plans, spreads
+from ..stats.planning import Plan, advice, comparison_plans, spreads, study_size
 from ..stats.verdicts import disagreements, gain_text
 from ..words import gain, listing, number, p_value, plural
 
@@ -63,7 +63,7 @@ def training_sentence(result: DatasetComparison, score: str = "DSC") -> str:
         return "There is one training of each method; how much another would differ is not known."
     between = spreads(result.trainings, result.gains["baseline"].to_dict())["training_spread"].iloc[0]
     if np.isnan(between):
-        return f"There are {count} trainings of each method, each tested on patients of its own."
+        return f"There are {count} trainings of each method, none of them on the same patients as another."
     return (f"There are {count} trainings of each method. The mean {score} of one method has a standard deviation of "
             f"{number(between, 4)} between trainings.")
 
@@ -102,9 +102,9 @@ def _planning(result, effect, alpha, score):
     most = f"{int(needed.min()):,} to {int(needed.max()):,}" if len(needed) else "no number of"
     lost = len(plans) - len(needed)
     without = f"; for {lost} of {len(plans)} none are enough" if len(needed) and lost else ""
-    count = round(len(result.trainings)/result.patients)
-    plan = Plan(len(plans) + 1, result.patients, count, float((plans["spread"]**2).mean()**0.5),
-                float(plans["training_spread"].iloc[0]), alpha)
+    patients, folds, count = study_size(result.trainings)
+    spread, between = (float((plans[name]**2).mean()**0.5) for name in ("spread", "training_spread"))
+    plan = Plan(len(plans) + 1, patients, count, spread, between, alpha, folds)
     return [f"A gain of {number(plans['detectable'].min())} to {number(plans['detectable'].max())} {score} would have "
             f"been found in 80 % of studies like this, by comparison. For {number(effect)} {score} it takes {most} "
             f"test patients{without}. There were {result.patients}.", f"{advice(plan, score)}."]

@@ -8,11 +8,29 @@ __all__ = ['DSC_EFFECT', 'SMALLEST_EFFECT', 'BASELINE', 'DEPENDENT', 'DatasetCom
 
 # %% ../../nbs/stats/05_comparison.ipynb #051b44a5
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
+
+from medaug.stats.score_table import (
+    HIGHER,
+    better_direction,
+    checked_table,
+    order_datasets,
+    score_blocks,
+    sized_errors,
+    sub_datasets,
+)
+from medaug.stats.trainings import (
+    adjusted,
+    decided,
+    scored_by_all,
+    training_effects,
+    training_table,
+    training_variance,
+)
 
 from ..errors import UserError
 from ..methods import Method, baselines
@@ -21,8 +39,6 @@ from ..words import listing
 from .effects import in_question, paired_effects
 from .power_analysis import Power, paired_spread, power
 from .ranks import Friedman, critical_difference, directions, friedman, nemenyi
-from .score_table import HIGHER, better_direction, checked_table, order_datasets, score_blocks, sized_errors
-from .trainings import adjusted, decided, training_effects, training_table, training_variance
 
 # %% ../../nbs/stats/05_comparison.ipynb #392effdd
 @dataclass(frozen=True)
@@ -35,7 +51,8 @@ class DatasetComparison:
     corrected over all datasets of a comparison, and `decision`, the verdict that follows from it. `friedman`,
     `nemenyi`, `directions`: as in `medaug.stats.ranks`. `critical_difference`: in mean ranks. `effects`:
     `paired_effects` by patient. A positive difference is an improvement, also where lower scores are better.
-    `patients`: the number of test patients. `dropped`: the number of those left out because a method lacks their score.
+    `patients`: the number of test patients. `dropped`, `dropped_trainings`: how many patients and trainings were left
+    out because a method lacks their scores.
     `alpha`, `effect`, `seed`: as in `compare_dataset`.
     """
     dataset: str
@@ -53,6 +70,7 @@ class DatasetComparison:
     alpha: float = 0.05
     effect: float | None = None
     seed: int = 0
+    dropped_trainings: int = 0
 
     @property
     def asked(self) -> pd.DataFrame:
@@ -100,6 +118,8 @@ def compare_dataset(table: pd.DataFrame, dataset: str, alpha: float = 0.05, bloc
     """
     better = better_direction(score, better)
     table, sign = sized_errors(table, score, better), 1 if better == "higher" else -1
+    if (table["dataset"] == dataset).any():
+        table, *dropped = scored_by_all(table[table["dataset"] == dataset], dataset, missing)
     by_block = score_blocks(table, dataset, blocks, score, missing)
     by_patient = sign*(by_block if blocks == "patient" else score_blocks(table, dataset, "patient", score, missing))
     effect = DSC_EFFECT if effect is None and score == "dsc" else effect
@@ -111,7 +131,7 @@ def compare_dataset(table: pd.DataFrame, dataset: str, alpha: float = 0.05, bloc
     return DatasetComparison(
         dataset, by_block, trainings, by_patient, gains.assign(across=gains["holm"], decision=gains["verdict"]),
         friedman(ranked), nemenyi(ranked), directions(ranked, alpha), critical_difference(*size, alpha),
-        paired_effects(by_patient, level=1 - alpha), len(by_patient), by_block.attrs["dropped"], alpha, effect, seed)
+        paired_effects(by_patient, level=1 - alpha), len(by_patient), dropped[0], alpha, effect, seed, dropped[1])
 
 # %% ../../nbs/stats/05_comparison.ipynb #e8c00867
 @dataclass(frozen=True)
@@ -155,14 +175,15 @@ def _copied_trainings(trainings):
     return [name for name in found.index if not within[name].any()]
 
 
-def _related(names: list[str]) -> Iterator[list[str]]:
-    """The sub-datasets of one dataset, such as BraTS20-20 and BraTS20-50, where there are several."""
-    titles = {}
-    for name in names:
-        title, _, size = name.rpartition("-")
-        if title and size.isdecimal():
-            titles.setdefault(title, []).append(name)
-    return (group for group in titles.values() if len(group) > 1)
+def _related(results: Iterable[DatasetComparison]) -> list[list[str]]:
+    """The names of sub-datasets of one dataset, such as BraTS20-20 and BraTS20-50, that share test patients."""
+    patients = {result.dataset: set(result.by_patient.index) for result in results}
+    groups = []
+    for sizes in sub_datasets(patients).values():
+        shared = [name for name in sizes.values()
+                  if any(patients[name] & patients[other] for other in sizes.values() if other != name)]
+        groups += [shared] if shared else []
+    return groups
 
 
 def _dataset_warnings(result):
@@ -173,6 +194,10 @@ def _dataset_warnings(result):
     if result.dropped:
         were = "patients were" if result.dropped > 1 else "patient was"
         yield f"{result.dataset}: {result.dropped} {were} left out because a method had no score there"
+    if result.dropped_trainings:
+        were = "trainings were" if result.dropped_trainings > 1 else "training was"
+        yield (f"{result.dataset}: {result.dropped_trainings} {were} left out of all methods because one had no scores "
+               "of it")
     if result.patients < 2 or not _spread(result.by_patient):
         yield f"{result.dataset}: one patient, or no spread between patients, so nothing can be said of power"
     copied = _copied_trainings(result.trainings)
@@ -244,6 +269,6 @@ def joined(results: tuple[DatasetComparison, ...], score: str, alpha: float, blo
     smallest = default_smallest_effect(score) if smallest_effect is None else smallest_effect
     notes = [*notes, *(note for result in results for note in _dataset_warnings(result))]
     notes += [f"{listing(group, 20)} share patients, so their results are not independent of each other"
-              for group in _related([result.dataset for result in results])]
+              for group in _related(results)]
     results = corrected_across(results, alpha, smallest)
     return Comparison(score, alpha, blocks, results, tuple(dict.fromkeys(notes)), better, smallest)

@@ -15,7 +15,7 @@ import pandas as pd
 from ..methods import Method, baselines
 from ..seeds import numpy_generator
 from ..words import gain, number, plural
-from .score_table import better_direction, checked_table, sized_errors
+from .score_table import better_direction, checked_table, sized_errors, sub_datasets
 from .trainings import LEAST_PATIENTS, contrast_variances, training_table
 
 # %% ../../nbs/stats/12_learning_curve.ipynb #74fe5b72
@@ -23,7 +23,8 @@ from .trainings import LEAST_PATIENTS, contrast_variances, training_table
 class LearningCurve:
     """How a baseline's score grows with real patients, and what gains are worth on that curve.
 
-    `title`: of the dataset. `baseline`: the method. `points`: a row a sub-dataset size; mean, of the baseline's scores;
+    `title`: of the dataset. `baseline`: the method. `sign`: 1 where higher scores are better, -1 where lower ones are.
+    `points`: a row a sub-dataset size; mean, of the baseline's scores;
     error, the standard error of its difference to the smallest size (NaN with one training each); ceiling, what the
     best size has more. `worth`: a row a method and size; gain; patients, the real patients that it is worth, with low
     and high, a 95 % interval (infinite where the curve never reaches so high, NaN with one training each). `patients`:
@@ -34,6 +35,7 @@ class LearningCurve:
     points: pd.DataFrame
     worth: pd.DataFrame
     patients: int
+    sign: int = 1
 
 
 def rising(curves: np.ndarray) -> np.ndarray:
@@ -106,16 +108,17 @@ def _worth(table, sizes, size, level=0.95, seed=0, certain=True):
     return point, low, high
 
 # %% ../../nbs/stats/12_learning_curve.ipynb #4535e5ba
-def _title_and_size(name):
-    title, _, size = name.rpartition("-")
-    return (title, int(size)) if title and size.isdecimal() else None
-
-
 def _common(parts):
-    """The tables of several sizes, each with the patients and the trainings that all have; empty where none are."""
+    """The tables of several sizes, each with the patients and the trainings that all have; empty where none are.
+
+    Another size puts a patient into another fold. Each seed tests a patient once in its folds, so the fold is left out
+    where it differs.
+    """
     ids = [set(part.index.get_level_values("patient")) for part in parts]
     shared = set.intersection(*ids)
     kept = [part[part.index.get_level_values("patient").isin(shared)] for part in parts]
+    if any("fold" in part.index.names for part in kept) and len({frozenset(part.index) for part in kept}) > 1:
+        kept = [part.droplevel("fold") if "fold" in part.index.names else part for part in kept]
     rows = kept[0].index
     for part in kept[1:]:
         rows = rows.intersection(part.index)
@@ -126,28 +129,24 @@ def learning_curves(table: pd.DataFrame, score: str = "dsc", missing: str = "ref
                     level: float = 0.95) -> Iterator[LearningCurve]:
     """The learning curve of each baseline of each dataset in a long score table (see `checked_table`).
 
-    There is one where a baseline was trained on three sizes or more of a dataset, named as in BraTS20-20 or by a column
-    patients, and at least six patients were tested on all of them. `better` as in `better_direction`.
+    There is one where a baseline was trained on three sizes or more of a dataset, as `sub_datasets` finds them, and at
+    least six patients were tested on all of them. `better` as in `better_direction`.
     """
     better = better_direction(score, better)
     table = sized_errors(checked_table(table, score, missing=missing), score, better)
     sign = 1 if better == "higher" else -1
-    titles = {}
-    for name in table["dataset"].unique():
-        if found := _title_and_size(name):
-            titles.setdefault(found[0], {})[found[1]] = name
-    for title, names in titles.items():
+    for title, names in sub_datasets(table["dataset"].unique()).items():
         parts = {size: sign*training_table(table, names[size], score, missing) for size in sorted(names)}
         for baseline in (name for name in dict.fromkeys(m for part in parts.values() for m in part)
                          if Method.parse(name).kind == "baseline"):
             sizes = [size for size, part in parts.items() if baseline in part]
             if len(sizes) > 2:
-                curve = _learning_curve(title, baseline, sizes, [parts[size] for size in sizes], level)
+                curve = _learning_curve(title, baseline, sizes, [parts[size] for size in sizes], level, sign)
                 if curve is not None:
                     yield curve
 
 
-def _learning_curve(title, baseline, sizes, parts, level):
+def _learning_curve(title, baseline, sizes, parts, level, sign):
     parts = _common(parts)
     patients = parts[0].index.get_level_values("patient").nunique()
     if patients < LEAST_PATIENTS:
@@ -164,8 +163,8 @@ def _learning_curve(title, baseline, sizes, parts, level):
                 gained = (part[method] - part[baseline]).groupby(level="patient").mean().mean()
                 rows.append((method, size, gained, *worth))
     worth = pd.DataFrame(rows, columns=["method", "size", "gain", "patients", "low", "high"])
-    table = pd.DataFrame({"mean": mean, "error": error, "ceiling": mean.max() - mean}).rename_axis("patients")
-    return LearningCurve(title, baseline, table, worth.set_index(["method", "size"]), patients)
+    table = pd.DataFrame({"mean": sign*mean, "error": error, "ceiling": mean.max() - mean}).rename_axis("patients")
+    return LearningCurve(title, baseline, table, worth.set_index(["method", "size"]), patients, sign)
 
 # %% ../../nbs/stats/12_learning_curve.ipynb #a33aab7e
 def worth_sentence(method: str, row: pd.Series, score: str = "DSC") -> str:
@@ -185,7 +184,7 @@ def worth_sentence(method: str, row: pd.Series, score: str = "DSC") -> str:
 
 def ceiling_sentence(curve: LearningCurve, size: int, score: str = "DSC") -> str:
     """How much any augmentation could give at most at one `size`, in one sentence."""
-    best = curve.points["mean"].idxmax()
+    best = curve.points["ceiling"].idxmin()
     return (f"With {size} patients the ceiling is {number(curve.points.loc[size, 'ceiling'])} {score}: {best} real "
             f"patients give {number(curve.points.loc[best, 'mean'])}, {size} give "
             f"{number(curve.points.loc[size, 'mean'])}")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPER_DATASETS', 'COLUMNS', 'DRAWN', 'HIGHER', 'LOWER', 'NEAREST_ZERO', 'BETTER', 'BLOCKS', 'order_datasets',
-           'under_shift', 'checked_table', 'read_scores', 'better_direction', 'sized_errors', 'complete',
-           'score_blocks']
+           'sub_datasets', 'under_shift', 'checked_table', 'read_scores', 'better_direction', 'sized_errors',
+           'complete', 'score_blocks']
 
 # %% ../../nbs/stats/03_score_table.ipynb #c66c721b
 import re
@@ -30,11 +30,25 @@ def order_datasets(names: Iterable[str]) -> list[str]:
         return (PAPER_DATASETS.index(title), int(size)) if known else (len(PAPER_DATASETS), 0)
     return sorted(dict.fromkeys(names), key=order)
 
+# %% ../../nbs/stats/03_score_table.ipynb #fa7923f8
+def sub_datasets(names: Iterable[str]) -> dict[str, dict[int, str]]:
+    """Title → size → name of the sub-datasets among the `names` of datasets, such as BraTS20-20.
+
+    A number of less than four at the end of another dataset's name, as in 'site-1', is no number of patients.
+    """
+    found = {}
+    for name in names:
+        title, _, size = name.rpartition("-")
+        if title and size.isdecimal():
+            found.setdefault(title, {})[int(size)] = name
+    return {title: sizes for title, sizes in found.items() if title in PAPER_DATASETS or min(sizes) >= 4}
+
 # %% ../../nbs/stats/03_score_table.ipynb #559c2365
 def _title(name, size):
     """BraTS20-20 for ("brats20", "20"); a name that is a title already stays."""
     known = {title.lower(): title for title in PAPER_DATASETS}
-    return name if name.endswith(f"-{size}") else f"{known.get(name.lower(), name)}-{size}"
+    size = size.removesuffix(".0")      # pandas writes 20.0 where other rows of the column are empty
+    return name if not size or name.endswith(f"-{size}") else f"{known.get(name.lower(), name)}-{size}"
 
 # %% ../../nbs/stats/03_score_table.ipynb #e852805e
 def _one_line(value):
@@ -43,18 +57,20 @@ def _one_line(value):
 
 
 def _separator(path):
-    """What separates the columns: a semicolon or a tab where the first line has one and no comma, else a comma."""
+    """What separates the columns: a semicolon or a tab where the first line has one and no comma, else a comma; and how
+    many empty lines come before it.
+    """
     with open(path, encoding="utf-8-sig") as file:
-        first = next((line for line in file if line.strip()), "")
-    return next((sign for sign in ";\t" if sign in first and "," not in first), ",")
+        empty, first = next(((number, line) for number, line in enumerate(file) if line.strip()), (0, ""))
+    return next((sign for sign in ";\t" if sign in first and "," not in first), ","), empty
 
 
 def _read_text(path):
     """The CSV file as a table of text whose index is the line of the file; `UserError` where it is not readable."""
     try:
-        separator = _separator(path)
+        separator, empty = _separator(path)
         table = pd.read_csv(path, dtype=str, header=None, keep_default_na=False, encoding="utf-8-sig",
-                            skipinitialspace=True, skip_blank_lines=False, sep=separator)
+                            skipinitialspace=True, skip_blank_lines=False, sep=separator, skiprows=empty)
     except FileNotFoundError:
         raise UserError(path, "there is no such file", "give the path of a score table") from None
     except pd.errors.EmptyDataError:
@@ -63,7 +79,7 @@ def _read_text(path):
         what = f"not a CSV file that can be read ({_one_line(error)})"
         raise UserError(path, what, "save it as comma-separated UTF-8 text") from None
     header, table = table.iloc[0], table.iloc[1:]
-    table.columns, table.index = map(_one_line, header), pd.RangeIndex(2, len(table) + 2)
+    table.columns, table.index = map(_one_line, header), pd.RangeIndex(2, len(table) + 2) + empty
     table = table[table.ne("").any(axis=1)]
     table.attrs["decimal comma"] = separator != ","
     return table
@@ -74,7 +90,8 @@ DRAWN = ("split", "fold", "seed")       # together they name a training
 # scores from 0 to 1 that are better when they are higher
 HIGHER = ("dsc", "dice", "nsd", "surface_dice", "iou", "jaccard", "sensitivity", "specificity", "precision", "recall",
           "accuracy", "auc")
-_ABSENT = ("", "nan", "na", "n/a", "none", "null", "-", "–", "inf", "-inf", "+inf")
+_ABSENT = ("", "nan", "na", "n/a", "none", "null", "-", "–",
+           *(sign + word for sign in ("", "-", "+") for word in ("inf", "infinity")))
 
 
 def _cleaned(column):

@@ -20,7 +20,7 @@ from ..files import whole_file, write_text
 from ..methods import baselines, order_methods
 from .comparison import DSC_EFFECT, Comparison, DatasetComparison, compare
 from .diagram import critical_difference_figure
-from .planning import ASSUMED_SPREAD, Plan, comparison_plans, plan_text, spreads
+from .planning import ASSUMED_SPREAD, Plan, comparison_plans, plan_text, spreads, study_size
 from .power_analysis import paired_spread, power, power_summary
 from .score_table import better_direction, read_scores, score_blocks, sized_errors
 from .trainings import training_table
@@ -217,7 +217,7 @@ def _planned(able, unit, tables, training_spread, trainings):
         return ("How much trainings differ is not known, so nothing can be said of methods: give --training-spread, or "
                 "a score table with a column seed.")
     between = training_spread if training_spread is not None else (sum(np.square(known))/len(known))**0.5
-    counts = [round(len(table)/table.index.get_level_values("patient").nunique()) for table in tables.values()]
+    counts = [count*folds for _, folds, count in map(study_size, tables.values())]
     plan = Plan(able.methods, able.patients, trainings or max([*counts, 2] if tables else [3]), able.spread, between,
                 able.alpha)
     lines = [plan_text(plan, able.effect, unit, able.target)]
