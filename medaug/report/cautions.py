@@ -11,9 +11,9 @@ import pandas as pd
 from ..evaluation.memorisation import too_close_sentence
 from ..experiment.folder import ExperimentFolder
 from ..experiment.runs import sub_dataset_title
-from ..methods import FREE, PAPER_RECIPE, SEGMENTER_TITLES
+from ..methods import FREE, SEGMENTER_TITLES
 from ..words import listing, number
-from .chapters import empty_in_test, read_table
+from .chapters import empty_in_test, read_table, step_ratios, times_as_many
 
 # %% ../../nbs/report/08_cautions.ipynb #1de5bce2
 LEAST_FAITHFUL = 0.8
@@ -88,8 +88,9 @@ def _budget(experiment, segmenter):
     start = f"{SEGMENTER_TITLES[segmenter]}s were trained for "
     if steps:
         return f"{start}{listing(f'{count:,}' for count in sorted(steps))} optimisation steps, whatever data they had"
-    longer = any(run.method.generated and run.method.recipe == PAPER_RECIPE for run in runs)
-    return f"{start}{listing(sorted(epochs))} epochs" + (", so more data meant more steps" if longer else "")
+    times = times_as_many(ratio for ratios in step_ratios(experiment).values() for ratio in ratios.values())
+    return f"{start}{listing(sorted(epochs))} epochs" + (
+        f", in which those with generated patients took {times} steps as the baseline" if times else "")
 
 
 def budget_sentence(experiment: ExperimentFolder) -> str:
