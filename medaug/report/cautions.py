@@ -8,11 +8,12 @@ __all__ = ['LEAST_FAITHFUL', 'faithfulness_sentences', 'empty_sentences', 'cauti
 # %% ../../nbs/report/08_cautions.ipynb #eceb7153
 import pandas as pd
 
+from ..evaluation.memorisation import too_close_sentence
 from ..experiment.folder import ExperimentFolder
 from ..experiment.runs import sub_dataset_title
-from ..methods import PAPER_RECIPE, SEGMENTER_TITLES
+from ..methods import FREE, SEGMENTER_TITLES
 from ..words import listing, number
-from .chapters import empty_in_test, read_table
+from .chapters import empty_in_test, read_table, step_ratios, times_as_many
 
 # %% ../../nbs/report/08_cautions.ipynb #1de5bce2
 LEAST_FAITHFUL = 0.8
@@ -61,15 +62,17 @@ def _faithfulness(experiment):
 
 
 def _memorisation(experiment):
-    """The first sentence of each audit in which a generated slice is closer to a training slice than any other."""
+    """A caution for each audit in which a generated slice is closer to a training slice than any held-out one.
+
+    None for `FREE` pipelines: they move, mix or repeat training patients, and their names say so.
+    """
     sentences = []
     for run in experiment.of("generate", done=True):
         path = experiment.memorisation(run)
-        first = path.read_text(encoding="utf-8").split(". ")[0].strip().rstrip(".") if path.is_file() else ""
-        words = first.split()
-        copies = words[words.index("slices") + 1] if "slices" in words[:-1] else "0"
-        if copies.replace(",", "").isdecimal() and int(copies.replace(",", "")):
-            sentences.append(f"Memorisation, {run.title}: {first[0].lower()}{first[1:]}.")
+        if run.parameters["pipeline"] in FREE or not path.is_file():
+            continue
+        if found := too_close_sentence(path.read_text(encoding="utf-8")):
+            sentences.append(f"Memorisation, {run.title}: {found[0].lower()}{found[1:]}")
     return sentences
 
 
@@ -85,8 +88,9 @@ def _budget(experiment, segmenter):
     start = f"{SEGMENTER_TITLES[segmenter]}s were trained for "
     if steps:
         return f"{start}{listing(f'{count:,}' for count in sorted(steps))} optimisation steps, whatever data they had"
-    longer = any(run.method.generated and run.method.recipe == PAPER_RECIPE for run in runs)
-    return f"{start}{listing(sorted(epochs))} epochs" + (", so more data meant more steps" if longer else "")
+    times = times_as_many(ratio for ratios in step_ratios(experiment).values() for ratio in ratios.values())
+    return f"{start}{listing(sorted(epochs))} epochs" + (
+        f", in which those with generated patients took {times} steps as the baseline" if times else "")
 
 
 def budget_sentence(experiment: ExperimentFolder) -> str:

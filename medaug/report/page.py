@@ -178,8 +178,8 @@ def classes_chapter(scores: pd.DataFrame, score: str = "dsc", better: str | None
     tables = {}
     for name in order_datasets(scores["dataset"]):
         rows = scores[scores["dataset"] == name]
-        gains = details.class_gain_rows(rows.drop(columns="patients", errors="ignore"), name, names,
-                                        direction={score: better} if better else None)
+        named = rows.drop(columns=["patients", "shift"], errors="ignore")   # the dataset's name says both already
+        gains = details.class_gain_rows(named, name, names, direction={score: better} if better else None)
         tables[name] = class_rows(rows, names), gains
     return render("classes.html", tables=tables)
 
