@@ -140,8 +140,25 @@ def dicom_with_rtstruct(root):
     return {"classes": ("bladder", "rectum"), "type": "CT"}
 
 
+def linked(layout, root):
+    """The folders of a layout in an archive, and in `root` only links to them."""
+    expected = layout(root.parent/"archive")
+    root.mkdir()
+    for folder in (root.parent/"archive").iterdir():
+        (root/folder.name).symlink_to(folder)
+    return expected
+
+
+def links_to_bids(root):
+    return linked(bids, root)
+
+
+def links_to_dicom(root):
+    return linked(dicom_with_rtstruct, root)
+
+
 LAYOUTS = (bids, bids_of_two_sessions, decathlon, nnunet_v1, nnunet_v2, image_and_mask, a_folder_a_patient,
-           names_without_words, one_file_of_four_modalities, dicom_with_rtstruct)
+           names_without_words, one_file_of_four_modalities, dicom_with_rtstruct, links_to_bids, links_to_dicom)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
