@@ -199,7 +199,7 @@ def _of_dicom(root):
 # %% ../../nbs/data/32_describe.ipynb #266c0cff
 def _with_voxels(draft, root):
     """The draft with what the voxels of a few images and of all label maps say."""
-    read = [id for id in draft.ids if id not in draft.exclude]
+    read = draft.whole
     values, facts, low, broken = Counter(), Counter(), [], []
     for id in read[:200]:
         try:

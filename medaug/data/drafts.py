@@ -32,6 +32,11 @@ class Draft:
     notes: tuple[str, ...] = ()
     asked: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def whole(self) -> list[str]:
+        """The ids of the patients with all files."""
+        return [id for id in self.ids if id not in self.exclude]
+
 # %% ../../nbs/data/33_drafts.ipynb #b452538d
 _EXPLAINED = {
     "type": "MRI or CT; guessed from the intensities",
@@ -80,7 +85,7 @@ def _fields(draft, name):
     if draft.exclude:
         fields["exclude"] = list(draft.exclude)
     fields |= {"flip": False, **({"n4": False} if draft.type == "MRI" else {}),
-               "epochs": 70 if len(draft.ids) >= 100 else 150, "slice_axis": draft.slice_axis}
+               "epochs": 70 if len(draft.whole) >= 100 else 150, "slice_axis": draft.slice_axis}
     return fields
 
 
@@ -93,7 +98,8 @@ def row_text(draft: Draft, name: str) -> str:
         asked["layout"] = "no label map was found: fill in the pattern of its files, with {id} for the patient"
     if draft.exclude:
         asked["exclude"] = "these patients lack an image or a label map"
-    lines = [f"# {len(draft.ids)} patients: {', '.join(draft.ids[:4])}{', …'*(len(draft.ids) > 4)}",
+    whole = draft.whole
+    lines = [f"# {len(whole)} patients with all files: {', '.join(whole[:4]) or 'none'}{', …'*(len(whole) > 4)}",
              *(f"# {note}" for note in draft.notes)]
     for key, value in _fields(draft, name).items():
         comment = asked.get(key) or _EXPLAINED.get(key)
