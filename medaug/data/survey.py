@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, remark
+from .drafts import quoted
 from .folders import PatientFiles, existing_file, files_below, ids_in, is_hidden, is_nifti_name
 from .listing import Listing, channel_order, class_values, patient_id, read_listing
 
@@ -40,7 +41,7 @@ def _ids(folder, layout):
 def _leave_out(dataset, *ids):
     """What to write into a row to leave patients out."""
     like = f" (like: {dataset.name})" if dataset.in_table else ""
-    return f"leave {'it' if len(ids) == 1 else 'them'} out: exclude: [{', '.join(ids)}] in the dataset's row{like}"
+    return f"leave {'it' if len(ids) == 1 else 'them'} out: exclude: {quoted(ids)} in the dataset's row{like}"
 
 
 def _patient_files(folder, dataset, id):
