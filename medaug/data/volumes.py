@@ -69,6 +69,7 @@ def from_canonical(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/data/03_volumes.ipynb #f2fe04a2
 _ROUNDING = 1e-3  # how far a label value may be from a whole number
+_MOST = 1 << 24  # the largest label value: label maps are read as 32-bit floats, in which larger ones run together
 _PLANES = 16  # of a label map at a time, so that it is never copied as a whole
 
 
@@ -82,17 +83,22 @@ def class_indices(values: np.ndarray, dataset: Dataset | str, path: Path | str =
     """The values of a label file, any shape, as class indices 0 … K (uint8), of a row or of the dataset of that name.
 
     Values within 0.001 of a whole number are rounded, with a `Remark`. Raises `UserError` with `path` and the values
-    that are not in the dataset's row.
+    that are not in the dataset's row, and for a row with a label value above 16,777,216.
     """
-    dataset, table = find_dataset(dataset), np.full(65536, 255, np.uint8)
+    dataset = find_dataset(dataset)
+    highest = max(65535, *dataset.labels)
+    if highest > _MOST:
+        raise UserError(path, f"cannot hold the label value {highest} of {dataset.title}: the largest is {_MOST:,}",
+                        "give the classes smaller values, in the files and in `labels` of the dataset's row")
+    table = np.full(highest + 1, 255, np.uint8)
     table[[0, *dataset.labels]] = range(len(dataset.labels) + 1)
     values = np.asarray(values)
     indices, unknown, odd = np.empty_like(values, np.uint8), [], []
     for start in range(0, len(values), _PLANES):
         part = values[start:start + _PLANES]
         whole = np.rint(part)
-        wrong = (np.abs(part - whole) > _ROUNDING) | (whole < 0) | (whole > 65535)
-        found = np.where(wrong, 0, whole).astype(np.uint16)
+        wrong = (np.abs(part - whole) > _ROUNDING) | (whole < 0) | (whole > highest)
+        found = np.where(wrong, 0, whole).astype(np.min_scalar_type(highest))
         unknown.append(np.unique(np.concatenate([part[wrong], found[table[found] == 255]])))
         odd.append(np.unique(part[(whole != part) & ~wrong]))
         indices[start:start + _PLANES] = table[found]
