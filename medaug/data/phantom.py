@@ -142,7 +142,7 @@ def _write_listing(dataset, base, numbers):
 
 # %% ../../nbs/data/02_phantom.ipynb #f36cb0de
 def _write_other_files(dataset, base, seed, size, depth):
-    """Write the files that lie beside the labelled patients in the real dataset's folder, those of earlier calls too."""
+    """Write the files that lie beside the labelled patients, old and new, in the real dataset's folder."""
     numbers = _numbers_there(dataset, base)
     *ids, next_id = (dataset.layout.number.format(dataset.layout.first + n) for n in (*numbers, numbers[-1] + 1))
     if dataset.layout.listing:

@@ -139,16 +139,27 @@ def row_of_fields(fields: dict | None) -> Dataset | None:
     return TypeAdapter(Dataset).validate_python(fields)
 
 
+_INDEXED = ("format", "dataset", "modalities", "classes", "resolution", "patients"), ("id", "foreground", "hash")
+
+
 def _read_index(path):
     """The index of the store at `path`. Raises `UserError` if there is none."""
     try:
         index = json.loads((path/"index.json").read_text(encoding="utf-8"))
-        if index["format"] != 1:
+        if index.get("format", 1) != 1:
             raise UserError(path, f"has the format {index['format']}, this medaug reads 1", "prepare it again")
+        of_store, of_patient = _INDEXED
+        lacking = [key for key in of_store if key not in index]
+        lacking += [key for patient in index.get("patients", ()) for key in of_patient if key not in patient]
+        if lacking:
+            raise ValueError(f"it has no {lacking[0]}")
         return index
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(path, "is not a finished slice store (it has no index.json)", "run medaug prepare") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(path/"index.json", f"could not be read ({error.strerror})",
+                        "look at the path, at its permissions and at the disk") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(path/"index.json", f"is damaged ({error})", "run medaug prepare again") from None
 
 # %% ../../nbs/data/09_store.ipynb #ddb4debd
