@@ -121,6 +121,14 @@ def names_without_words(root):
     return {"labels": (1, 2)}
 
 
+def masks_beside_images(root):
+    for k in range(1, 4):
+        image, labels = voxels(k)
+        save(root/f"{k:02d}.nii", image)
+        save(root/f"{k:02d}_seg.nii", labels)
+    return {"labels": (1, 2), "says": "# 3 patients with all files: 01, 02, 03"}
+
+
 def one_file_of_four_modalities(root):
     for k in range(3):
         image, labels = voxels(k)
@@ -140,8 +148,26 @@ def dicom_with_rtstruct(root):
     return {"classes": ("bladder", "rectum"), "type": "CT"}
 
 
+def linked(layout, root):
+    """The folders of a layout in an archive, and in `root` only links to them."""
+    expected = layout(root.parent/"archive")
+    root.mkdir()
+    for folder in (root.parent/"archive").iterdir():
+        (root/folder.name).symlink_to(folder)
+    return expected
+
+
+def links_to_bids(root):
+    return linked(bids, root)
+
+
+def links_to_dicom(root):
+    return linked(dicom_with_rtstruct, root)
+
+
 LAYOUTS = (bids, bids_of_two_sessions, decathlon, nnunet_v1, nnunet_v2, image_and_mask, a_folder_a_patient,
-           names_without_words, one_file_of_four_modalities, dicom_with_rtstruct)
+           names_without_words, masks_beside_images, one_file_of_four_modalities, dicom_with_rtstruct, links_to_bids,
+           links_to_dicom)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -169,6 +195,15 @@ def test_a_folder_without_label_maps_is_asked_for_them(tmp_path, capsys):
         save(tmp_path/f"scan{k}.nii.gz", voxels(k)[0])
     assert main(["describe", str(tmp_path)]) == 0
     assert "no label map was found: fill in the pattern of its files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [("img", "mask"), ("T1", "T2", "seg"), ("a_t1", "a_t1ce", "a_t2", "a_seg")],
+                         ids=lambda names: names[0])
+def test_one_patient_shows_no_rule(names, tmp_path, capsys):
+    for k, name in enumerate(names):
+        save(tmp_path/"001"/f"{name}.nii.gz", voxels(k)["mask" in name or "seg" in name])
+    assert main(["describe", str(tmp_path)]) == 2
+    assert "a rule shows from two patients on" in capsys.readouterr().err
 
 
 def test_files_of_other_kinds_are_named(tmp_path, capsys):

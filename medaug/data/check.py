@@ -20,7 +20,7 @@ from . import patients
 from .datasets import Dataset, find_dataset, survey
 from .nifti import read_affine, read_header, voxel_size
 from .parallel import for_each
-from .volumes import class_indices, to_canonical
+from .volumes import class_indices, to_canonical, whole_values
 
 # %% ../../nbs/data/08_check.ipynb #db794f17
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def _check_label(path, volume, dataset, problems):
     with _noting(problems, UserError):
         found, counts = np.unique(volume.array, return_counts=True)
         names = dict(zip(dataset.labels, dataset.classes))
-        values = Counter({(float(value), names.get(value, "")): int(count)
-                          for value, count in zip(found, counts) if value})
+        for value, count in zip(whole_values(found).tolist(), counts.tolist()):  # several may round to one
+            values[value, names.get(value, "")] += count if value else 0
+        values = +values  # without the background
         indices = class_indices(volume.array, dataset, path)
         voxels = tuple(np.bincount(indices.ravel(), minlength=len(dataset.classes) + 1)[1:].tolist())
         if not any(voxels):

@@ -43,7 +43,9 @@ def names_in_json(path: Path) -> tuple[list[str], dict[int, str]]:
 def names_in_tables(root: Path) -> dict[int, str]:
     """value → name of the classes in the tables `*dseg.tsv` below `root`."""
     found = {}
-    for path in sorted(root.rglob("*dseg.tsv")):
+    for path in files_below(root):
+        if not path.name.endswith("dseg.tsv"):
+            continue
         try:
             for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t"):
                 if int(row["index"]) > 0:
@@ -86,9 +88,14 @@ def _modality_names(patterns, known):
     return dict(zip(names, patterns))
 
 # %% ../../nbs/data/32_describe.ipynb #ac2db6b2
+def _listings(root):
+    """The files `dataset.json` below `root`, those of the upper folders first."""
+    return sorted((path for path in files_below(root) if path.name == "dataset.json"), key=lambda path: len(path.parts))
+
+
 def _of_listing(root):
     """The draft of a folder whose `dataset.json` lists files that are there; None for any other."""
-    for path in sorted(root.rglob("dataset.json"), key=lambda path: len(path.parts)):
+    for path in _listings(root):
         try:
             training = json.loads(path.read_text(encoding="utf-8"))["training"]
             files = [(str(entry["image"]), str(entry["label"])) for entry in training]
@@ -123,8 +130,8 @@ def _of_nifti(root, paths):
               ]*(len(labels) > 1)
     ids = naming.ids
     whole = set(ids).intersection(*(naming.patterns[pattern] for pattern in [*images, *labels[:1]]))
-    json_file = next(iter(sorted(root.rglob("dataset.json"), key=lambda path: len(path.parts))), None)
-    modalities, names = names_in_json(json_file) if json_file else ([], {})
+    json_files = _listings(root)
+    modalities, names = names_in_json(json_files[0]) if json_files else ([], {})
     frames = _frames(_file(root, images[0], min(naming.patterns[images[0]]))) if len(images) == 1 else 1
     if frames > 1:
         known = modalities if len(modalities) == frames else [f"modality{k}" for k in range(frames)]
@@ -192,7 +199,7 @@ def _of_dicom(root):
 # %% ../../nbs/data/32_describe.ipynb #266c0cff
 def _with_voxels(draft, root):
     """The draft with what the voxels of a few images and of all label maps say."""
-    read = [id for id in draft.ids if id not in draft.exclude]
+    read = draft.whole
     values, facts, low, broken = Counter(), Counter(), [], []
     for id in read[:200]:
         try:

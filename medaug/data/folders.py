@@ -8,6 +8,7 @@ __all__ = ['is_hidden', 'files_below', 'is_dicom', 'holds_dicom', 'is_nifti_name
 
 # %% ../../nbs/data/24_folders.ipynb #7c1c6347
 import gzip
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,26 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or "__MACOSX" in path.parts
 
 
+def _walk(folder):
+    """Yield (folder, names of its files) for a folder and those below it, each once, real folders before links."""
+    seen, tops = set(), [folder]
+    for top in tops:  # grows by the links that are met, so that a link never hides the folder itself
+        for path, folders, names in os.walk(top):
+            if os.path.realpath(path) in seen:  # so a link to a folder above it ends, too
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(path))
+            tops += [each for name in sorted(folders) if (each := Path(path)/name).is_symlink()]
+            yield Path(path), names
+
+
 def files_below(folder: Path) -> list[Path]:
-    """The files in a folder and its subfolders, sorted, without hidden ones."""
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_hidden(path)]
+    """The files in a folder and its subfolders, linked ones too, sorted, without hidden ones.
+
+    A folder that several links lead to counts once.
+    """
+    found = sorted(path/name for path, names in _walk(folder) for name in names)
+    return [path for path in found if path.is_file() and not is_hidden(path)]
 
 
 def is_dicom(path: Path) -> bool:

@@ -17,6 +17,8 @@ _ENDING = re.compile(r"(\.nii|\.hdr|\.img)?(\.gz)?$")
 _LABEL_WORDS = {"label", "labels", "labelstr", "mask", "masks", "seg", "segs", "segm", "segmentation", "segmentations",
                 "dseg", "gt", "groundtruth", "truth", "annotation", "annotations", "contour", "contours", "roi", "rois",
                 "manual", "lesion", "labelmap", "delineation", "delineations", "target", "targets"}
+_NO_PATIENT = _LABEL_WORDS | {"img", "image", "images", "ct", "mr", "mri", "pet", "t1", "t1w", "t1c", "t1ce", "t1gd",
+                              "t2", "t2w", "flair", "adc", "dwi", "pd"}
 
 
 def pieces(path: str) -> set[str]:
@@ -64,16 +66,59 @@ def _families(paths):
             holders[pattern_of(path, piece)].add(piece)
     seeds = {frozenset(ids) for ids in holders.values() if len(ids) > 1}
     for ids in sorted(seeds, key=len, reverse=True)[:300]:
-        yield {pattern: frozenset(found & ids) for pattern, found in holders.items() if 2*len(found & ids) >= len(ids)}
+        family = _told_apart({pattern: found & ids for pattern, found in holders.items()
+                              if 2*len(found & ids) >= len(ids)})
+        if _is_of_patients(family):
+            yield family
+
+
+def _told_apart(family):
+    """A family in which each path has one id, and no id is a further file of a patient: not 01_seg beside 01."""
+    spelled = {pattern: len(pattern.replace("{id}", "")) for pattern in family}
+    most = {}
+    for pattern, ids in family.items():
+        for path in (pattern.replace("{id}", id) for id in ids):
+            most[path] = max(most.get(path, 0), spelled[pattern])
+    family = {pattern: {id for id in ids if not _names_file(pattern, id)
+                        and spelled[pattern] == most[pattern.replace("{id}", id)]} for pattern, ids in family.items()}
+    family = {pattern: ids for pattern, ids in family.items() if ids}
+    every, whole = set().union(*family.values()), set.intersection(*family.values()) if family else set()
+    further = {id for id in every - whole if any(id[:cut.start()] in whole for cut in re.finditer(r"[\W_]", id))}
+    return {pattern: frozenset(ids - further) for pattern, ids in family.items() if ids - further}
+
+
+def _names_file(pattern, id):
+    """Whether an id makes a word of a pattern that names one of a patient's files: {id} or T{id} filled in as T1."""
+    words = re.findall(r"[^\W_]*\{id\}[^\W_]*", pattern)
+    return any(word.replace("{id}", id).lower() in _NO_PATIENT for word in words)
+
+
+def _is_of_patients(family):
+    """Whether the ids of a family may be patients: two or more, and not the names of the files of one patient."""
+    ids = set().union(*family.values())
+    if len(ids) < 2 or _is_labelled(family) or any("{id}" in pattern.rpartition("/")[0] for pattern in family):
+        return len(ids) > 1
+    labels = sum(map(means_label, ids))
+    return any(re.search(r"\d", id) for id in ids) and labels in (0, len(ids))
+
+
+def _is_labelled(patterns):
+    """Whether some of the patterns, and not all, mean label maps."""
+    return any(map(means_label, patterns)) and not all(map(means_label, patterns))
+
+
+def _covered(patterns):
+    """The paths that a family explains."""
+    return {pattern.replace("{id}", id) for pattern, ids in patterns.items() for id in ids}
 
 
 def _score(patterns, paths):
     """How well a family explains the paths: the larger, the better."""
     ids = set().union(*patterns.values())
-    covered = sum(len(found) for found in patterns.values())/len(paths)
+    covered = len(_covered(patterns))/len(paths)
     digits = sum(bool(re.search(r"\d", id)) for id in ids)/len(ids)
-    labelled = any(means_label(pattern) for pattern in patterns) and not all(map(means_label, patterns))
-    return labelled, round(covered, 1), round(digits, 1), -len(patterns), len(commonprefix(sorted(ids))), len(min(ids))
+    shared = len(commonprefix(sorted(ids)))
+    return _is_labelled(patterns), round(covered, 1), round(digits, 1), -len(patterns), shared, len(min(ids))
 
 
 def patterns_in(paths: Iterable[str]) -> Naming | None:
@@ -83,7 +128,7 @@ def patterns_in(paths: Iterable[str]) -> Naming | None:
     if not families:
         return None
     best = max(families, key=lambda patterns: _score(patterns, paths))
-    covered = {pattern.replace("{id}", id) for pattern, ids in best.items() for id in ids}
+    covered = _covered(best)
     return Naming(dict(sorted(best.items())), tuple(path for path in paths if path not in covered))
 
 

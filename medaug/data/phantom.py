@@ -7,6 +7,7 @@ __all__ = ['phantom_patient', 'write_phantom']
 
 # %% ../../nbs/data/02_phantom.ipynb #b0c03635
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,7 @@ from ..progress import progress
 from ..seeds import numpy_generator
 from .anatomy import REGIONS, paint_patient, smooth_noise
 from .datasets import Dataset, find_dataset
+from .folders import ids_in
 from .volumes import label_values, write_nifti
 
 # %% ../../nbs/data/02_phantom.ipynb #2e6d607c
@@ -112,8 +114,18 @@ def _write_patient(dataset, base, number, patient):
     write_nifti(label, *_stored(values, spacing, dataset.layout))
 
 # %% ../../nbs/data/02_phantom.ipynb #5ea56827
-def _write_listing(dataset, base, count):
-    """Write Decathlon's dataset.json for `count` patients, and the resource files of macOS."""
+def _numbers_there(dataset, base):
+    """The numbers (from 0) of the patients of whom all files are there, ascending."""
+    layout = dataset.layout
+    name = re.compile(r"(\d+)".join(map(re.escape, re.split(r"\{.*?\}", layout.number))))
+    found = [name.fullmatch(id) for id in ids_in(base, layout.patterns, layout.patients)]
+    numbers = sorted({int(match[1]) - layout.first for match in found if match})
+    files = {number: _paths(dataset, base, number) for number in numbers if number >= 0}
+    return [number for number, (images, label) in files.items() if all(path.is_file() for path in (*images, label))]
+
+
+def _write_listing(dataset, base, numbers):
+    """Write Decathlon's dataset.json for the patients of these numbers, and the resource files of macOS."""
     name = lambda number: dataset.layout.number.format(dataset.layout.first + number)
     modality = {str(index): modality for index, modality in enumerate(dataset.modalities)}
     write_json(base/"dataset.json", {
@@ -121,19 +133,20 @@ def _write_listing(dataset, base, count):
         "release": "1.0",
         "tensorImageSize": "3D", "modality": modality,
         "labels": {"0": "background", **{str(value): name for value, name in zip(dataset.labels, dataset.classes)}},
-        "numTraining": count, "numTest": 1,
+        "numTraining": len(numbers), "numTest": 1,
         "training": [{"image": f"./imagesTr/{name(n)}.nii.gz", "label": f"./labelsTr/{name(n)}.nii.gz"}
-                     for n in range(count)],
-        "test": [f"./imagesTs/{name(count)}.nii.gz"]})
+                     for n in numbers],
+        "test": [f"./imagesTs/{name(numbers[-1] + 1)}.nii.gz"]})
     for file in (f"imagesTr/._{name(0)}.nii.gz", f"labelsTr/._{name(0)}.nii.gz"):
         (base/file).write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
 
 # %% ../../nbs/data/02_phantom.ipynb #f36cb0de
-def _write_other_files(dataset, base, count, seed, size, depth):
-    """Write the files that lie beside the `count` labelled patients in the real dataset's folder."""
-    *ids, next_id = (dataset.layout.number.format(dataset.layout.first + number) for number in range(count + 1))
+def _write_other_files(dataset, base, seed, size, depth):
+    """Write the files that lie beside the labelled patients, old and new, in the real dataset's folder."""
+    numbers = _numbers_there(dataset, base)
+    *ids, next_id = (dataset.layout.number.format(dataset.layout.first + n) for n in (*numbers, numbers[-1] + 1))
     if dataset.layout.listing:
-        _write_listing(dataset, base, count)
+        _write_listing(dataset, base, numbers)
         unlabelled = base/f"imagesTs/{next_id}.nii.gz"
     elif dataset.name == "kits19":
         write_json(base/"kits.json", [{"case_id": id, "phantom": True} for id in ids])
@@ -168,7 +181,7 @@ def write_phantom(dataset: Dataset | str, root: Path | str, patients: int = 20, 
     """Write `patients` phantom patients of `dataset`, a row or its name, below `root` in its layout; return `root`.
 
     A patient has `size` voxels along R and A and `depth` along S. The same arguments give the same bytes. Existing
-    patients stay as they are, and a larger number begins with the same patients.
+    patients stay as they are and stay listed, and a larger number begins with the same patients.
     Raises `UserError` for a folder with other content, a dataset without phantom, and numbers that are too small.
     """
     for what, value, least in (("patients", patients, 1), ("size", size, 16), ("depth", depth, 4)):
@@ -180,5 +193,5 @@ def write_phantom(dataset: Dataset | str, root: Path | str, patients: int = 20, 
     base = root/dataset.layout.outer
     for number in progress(range(patients), f"Phantom {dataset.title}", unit="patient", disable=not progress_bar):
         _write_patient(dataset, base, number, lambda: phantom_patient(dataset, seed, number, size, depth))
-    _write_other_files(dataset, base, patients, seed, size, depth)
+    _write_other_files(dataset, base, seed, size, depth)
     return root

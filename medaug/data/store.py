@@ -23,6 +23,7 @@ from ..files import content_hash, value_hash, whole_folder, write_json
 from ..progress import progress
 from . import volumes
 from .datasets import DATASETS, Dataset, find_dataset
+from .nifti import read_affine, read_header
 from .resize import Box, labels_on_grid, one_hot_slices
 
 if TYPE_CHECKING:  # checking a store's hashes or preparing one needs no torch, which takes a second to import
@@ -44,6 +45,18 @@ def _save(path, array):
         file.write(array.reshape(-1).view(np.uint8))  # NumPy's tofile does not report a full disk
     if path.stat().st_size != _NPY_HEADER + array.nbytes:
         raise ValueError(f"NumPy wrote a header of unexpected length for an array of {array.shape}")
+
+
+def _signed(content):
+    """What a file of JSON is to hold, with a hash of itself, which `_is_as_written` compares."""
+    content = json.loads(json.dumps(content))  # as it is read
+    return {**content, "own_hash": value_hash(content)}
+
+
+def _is_as_written(content):
+    """Whether a file of JSON holds what was written; a file of an older medaug has no hash of itself."""
+    rest = {key: value for key, value in content.items() if key != "own_hash"}
+    return content.get("own_hash", value_hash(rest)) == value_hash(rest)
 
 
 def write_stored_patient(store_path: Path | str, id: str, images: ArrayLike, labels: ArrayLike,
@@ -68,23 +81,27 @@ def write_stored_patient(store_path: Path | str, id: str, images: ArrayLike, lab
         _save(files[0], stored)
         _save(files[1], np.ascontiguousarray(labels, dtype=np.uint8))
         volumes.write_nifti(files[2], np.asarray(original_labels, dtype=np.uint8), affine)
-        write_json(folder/"patient.json", {
+        write_json(folder/"patient.json", _signed({
             **(facts or {}), "id": id, "key": key, "hash": content_hash(*files),
             "sizes": [file.stat().st_size for file in files],
             "foreground": "".join("01"[bool(np.any(slice))] for slice in np.asarray(labels)),
             "shape": list(np.shape(original_labels)), "slice_axis": slice_axis,
             "box": None if box is None else [float(side) for side in box],
             "affine": np.asarray(affine, dtype=float).tolist(),
-            "source_affine": np.asarray(affine if source_affine is None else source_affine, dtype=float).tolist()})
+            "source_affine": np.asarray(affine if source_affine is None else source_affine, dtype=float).tolist()}))
     return patient_folder(store_path, id)
 
 # %% ../../nbs/data/09_store.ipynb #686528e7
+_DESCRIBED = {"id", "key", "hash", "foreground", "shape", "slice_axis", "affine", "source_affine"}
+
+
 def stored_description(store_path: Path | str, id: str) -> dict | None:
-    """The content of `patient.json` of patient `id`, or None if the patient is not in the store."""
+    """The content of `patient.json` of patient `id`, or None if the patient is not in the store or it is damaged."""
     try:
-        return json.loads((patient_folder(store_path, id)/"patient.json").read_text(encoding="utf-8"))
+        content = json.loads((patient_folder(store_path, id)/"patient.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) and not _DESCRIBED - set(content) else None
 
 
 def is_complete(store_path: Path | str, id: str) -> bool:
@@ -106,11 +123,11 @@ def write_index(store_path: Path | str, dataset: str, modalities: Sequence[str],
     """
     patients = [stored_description(store_path, id) for id in sorted(ids)]
     told = [{"group": groups[patient["id"]]} if groups else {} for patient in patients]
-    write_json(Path(store_path)/"index.json", {
+    write_json(Path(store_path)/"index.json", _signed({
         "format": 1, "dataset": dataset, "modalities": list(modalities), "classes": list(classes),
         "resolution": resolution, **({"row": asdict(row)} if row else {}),
         "patients": [{key: patient[key] for key in ("id", "foreground", "hash", "voxels") if key in patient} | group
-                     for patient, group in zip(patients, told)]})
+                     for patient, group in zip(patients, told)]}))
     return SliceStore(store_path)
 
 
@@ -122,16 +139,27 @@ def row_of_fields(fields: dict | None) -> Dataset | None:
     return TypeAdapter(Dataset).validate_python(fields)
 
 
+_INDEXED = ("format", "dataset", "modalities", "classes", "resolution", "patients"), ("id", "foreground", "hash")
+
+
 def _read_index(path):
     """The index of the store at `path`. Raises `UserError` if there is none."""
     try:
         index = json.loads((path/"index.json").read_text(encoding="utf-8"))
-        if index["format"] != 1:
+        if index.get("format", 1) != 1:
             raise UserError(path, f"has the format {index['format']}, this medaug reads 1", "prepare it again")
+        of_store, of_patient = _INDEXED
+        lacking = [key for key in of_store if key not in index]
+        lacking += [key for patient in index.get("patients", ()) for key in of_patient if key not in patient]
+        if lacking:
+            raise ValueError(f"it has no {lacking[0]}")
         return index
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(path, "is not a finished slice store (it has no index.json)", "run medaug prepare") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(path/"index.json", f"could not be read ({error.strerror})",
+                        "look at the path, at its permissions and at the disk") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(path/"index.json", f"is damaged ({error})", "run medaug prepare again") from None
 
 # %% ../../nbs/data/09_store.ipynb #ddb4debd
@@ -233,6 +261,7 @@ class SliceStore:
         flags = [patient["foreground"] for patient in index["patients"]]
         self.foreground = np.array([flag == "1" for flag in "".join(flags)], dtype=bool)
         self._row = index.pop("row", None)
+        index.pop("own_hash", None)  # it covers the row, and the fingerprint does not
         self.fingerprint = value_hash(index)
         self._starts = np.concatenate([[0], np.cumsum([len(text) for text in flags], dtype=np.int64)])
         self._position = {id: position for position, id in enumerate(self.patients)}
@@ -335,23 +364,47 @@ def _percentiles(count, percentiles):
     return lower + (upper - lower)*(position - np.floor(position))
 
 # %% ../../nbs/data/09_store.ipynb #a5f75ea6
+_AGAIN = "delete this folder and run medaug prepare again"
+
+
+def _fault(store, entry, signed):
+    """What is wrong with the patient of an entry of the index, as an error to show, or None; `signed`: the index is."""
+    folder, description = patient_folder(store.path, entry["id"]), stored_description(store.path, entry["id"])
+    files = [folder/name for name in _FILES]
+    missing = [file for file in (*files, folder/"patient.json") if not file.is_file()]
+    if missing:
+        return UserError(missing[0], "is missing", "run medaug prepare again")
+    if not description or description["hash"] != entry["hash"] or content_hash(*files) != entry["hash"]:
+        return UserError(folder, "holds other files than were written", _AGAIN)
+    told = () if signed and "own_hash" in description else [key for key in ("foreground", "voxels") if key in entry]
+    if not _is_as_written(description) or any(description.get(key) != entry[key] for key in told):
+        return UserError(folder/"patient.json", "says other things than were written", _AGAIN)
+    affine = np.array(description["affine"])
+    if "own_hash" not in description and not (   # an older medaug wrote it: the label map has the same grid
+            read_header(files[2]).get_data_shape() == tuple(description["shape"])
+            and np.allclose(read_affine(files[2]), affine, rtol=1e-4, atol=1e-3)):
+        return UserError(folder/"patient.json", f"has another grid than {files[2].name}", _AGAIN)
+    shapes = tuple(np.load(file, mmap_mode="r").shape for file in files[:2])
+    depth, size = len(description["foreground"]), (store.resolution, store.resolution)
+    wanted = (depth, len(store.modalities), *size), (depth, *size)
+    if shapes != wanted:
+        return UserError(folder, f"holds arrays of {shapes[0]} and {shapes[1]}, and the store's index says "
+                         f"{wanted[0]} and {wanted[1]}", "run medaug prepare again, into a new folder")
+    return None
+
+
 def check_store(path: Path | str, progress_bar: bool = True) -> list[UserError]:
-    """Every patient of a store whose files are missing, shortened or changed, as errors to show.
+    """The index of a store, and every patient whose files are missing, shortened or changed, as errors to show.
 
     Reads all files. Raises `UserError` if `path` is not a finished store.
     """
-    store, problems = SliceStore(path), []
-    patients = _read_index(store.path)["patients"]
-    for patient in progress(patients, what="Checking", unit="patient", disable=not progress_bar):
-        folder, description = patient_folder(path, patient["id"]), stored_description(path, patient["id"])
-        files = [folder/name for name in _FILES]
-        missing = [file for file in (*files, folder/"patient.json") if not file.is_file()]
-        if missing:
-            problems.append(UserError(missing[0], "is missing", "run medaug prepare again"))
-        elif content_hash(*files) != patient["hash"] or not description or description["hash"] != patient["hash"]:
-            what = "holds other files than were written"
-            problems.append(UserError(folder, what, "delete this folder and run medaug prepare again"))
-    return problems
+    store, index = SliceStore(path), _read_index(Path(path))
+    problems, signed = [], "own_hash" in index
+    if not _is_as_written(index):
+        problems.append(UserError(store.path/"index.json", "says other things than were written",
+                                  "run medaug prepare again"))
+    bar = progress(index["patients"], what="Checking", unit="patient", disable=not progress_bar)
+    return problems + [fault for entry in bar if (fault := _fault(store, entry, signed))]
 
 # %% ../../nbs/data/09_store.ipynb #450b023d
 def read_ahead(read: Callable, plan: Iterable) -> Iterator:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, remark
-from .folders import PatientFiles, existing_file, ids_in, is_hidden, is_nifti_name
+from .drafts import quoted
+from .folders import PatientFiles, existing_file, files_below, ids_in, is_hidden, is_nifti_name
 from .listing import Listing, channel_order, class_values, patient_id, read_listing
 
 if TYPE_CHECKING:  # that module imports this one
@@ -40,7 +41,7 @@ def _ids(folder, layout):
 def _leave_out(dataset, *ids):
     """What to write into a row to leave patients out."""
     like = f" (like: {dataset.name})" if dataset.in_table else ""
-    return f"leave {'it' if len(ids) == 1 else 'them'} out: exclude: [{', '.join(ids)}] in the dataset's row{like}"
+    return f"leave {'it' if len(ids) == 1 else 'them'} out: exclude: {quoted(ids)} in the dataset's row{like}"
 
 
 def _patient_files(folder, dataset, id):
@@ -160,6 +161,6 @@ def nothing_found(dataset: "Dataset", root: Path) -> UserError:
     if dataset.layout.listing:
         instead = what.replace("holds ", "")
         what = f"no {dataset.layout.listing} in it or below it, and {instead}"
-    others = {path.suffix for path in root.glob("**/*") if path.suffix in (".nrrd", ".mha", ".mhd", ".mgz", ".npy")}
+    others = {path.suffix for path in files_below(root) if path.suffix in (".nrrd", ".mha", ".mhd", ".mgz", ".npy")}
     remedy = f"give the folder of {dataset.title} as downloaded"
     return UserError(root, what, f"convert its {', '.join(sorted(others))} files to NIfTI" if others else remedy)

@@ -6,10 +6,14 @@
 __all__ = ['contradictions']
 
 # %% ../../nbs/experiment/07_contradictions.ipynb #450feb03
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import BaseModel
 
+from ..data.datasets import DATASETS, find_patients
+from ..errors import UserError
 from ..methods import CONDITIONS, FREE, PAPER_RECIPE, PAPER_SETTINGS, is_own_name
 
 # %% ../../nbs/experiment/07_contradictions.ipynb #3b100524
@@ -30,6 +34,7 @@ def contradictions(experiment: BaseModel) -> Iterator[tuple[object, str, str, st
     inner = experiment.inner and any(size - round(size/5) < 5 for size in sizes)
     yield inner, "inner", "needs 5 training and validation patients", "take sub-datasets of 6 or more"
     yield known and max(sizes) > known, "patients", f"there are only {known} patients", f"take sizes up to {known}"
+    yield from _contradicting_patients(experiment)
     yield resolution & (resolution - 1), "resolution", "is no power of two", "take 32, 64, 128 or 256"
     none = (experiment.gans or synthetic) and not experiment.generated
     yield none, "generated", "is empty", "list numbers of generated patients"
@@ -45,6 +50,30 @@ def contradictions(experiment: BaseModel) -> Iterator[tuple[object, str, str, st
         values = getattr(experiment, key) or ()
         values = values if isinstance(values, tuple) else ()
         yield len(set(values)) != len(values), key, "names a value twice", "name each value once"
+
+# %% ../../nbs/experiment/07_contradictions.ipynb #0c517e5b
+def _patients_found(experiment):
+    """The number of patients in the experiment's folder, or None where there is no folder, or it has a fault."""
+    try:
+        root = Path(experiment.root).expanduser() if experiment.root else None
+        if root is None or not root.is_dir():
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the plan of the runs looks again, and tells its remarks
+            return len(find_patients(experiment.row, root))
+    except (UserError, OSError, RuntimeError):  # the last one from expanduser, of an unknown user
+        return None
+
+
+def _contradicting_patients(experiment):
+    """Contradictions, as in `contradictions`, between the row, the folder or phantom, and the sub-datasets."""
+    row, found = experiment.row, _patients_found(experiment)
+    yield (experiment.phantom and row.name not in DATASETS, "phantom", f"{row.title} has no phantom",
+           f"give root, the folder of its patients, or a dataset of {', '.join(DATASETS)}")
+    largest = max(experiment.sizes, default=0)
+    yield (found is not None and largest > found, "patients" if experiment.patients else "root",
+           f"there are only {found} patients in {experiment.root}, and a sub-dataset of {largest}",
+           f"take sizes up to {found}")
 
 # %% ../../nbs/experiment/07_contradictions.ipynb #6a696885
 def _contradicting_methods(experiment):
