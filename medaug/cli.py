@@ -332,10 +332,11 @@ def _warn(message, category, filename, lineno, file=None, line=None):
 
 
 def _check_counts(arguments):
-    """Refuse counts below one."""
-    for name in ("patients", "jobs", "methods", "trainings", "size", "depth", "resolution", "shrink", "sub_dataset"):
-        if (value := arguments.get(name)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')}", f"is {value}", "give 1 or more")
+    """Refuse counts below one, and a number of GPUs below zero."""
+    counts = "patients", "jobs", "methods", "trainings", "size", "depth", "resolution", "shrink", "sub_dataset", "fold"
+    for name, least in {**dict.fromkeys(counts, 1), "gpus": 0}.items():
+        if (value := arguments.get(name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')}", f"is {value}", f"give {least} or more")
 
 
 def main(words: list[str] | None = None) -> int:
