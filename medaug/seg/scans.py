@@ -7,6 +7,7 @@ __all__ = ['load_ensemble', 'group_images', 'segment_scan', 'predict_scans']
 
 # %% ../../nbs/seg/10_scans.ipynb #a0390360
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -59,9 +60,11 @@ def group_images(images: Sequence[Path | str], modalities: Sequence[str]) -> lis
                         "give one image of each modality, in this order")
     size = min(count, len(paths))
     scans = [paths[i:i + size] for i in range(0, len(paths), size)]
-    names = [_stem(scan[0].resolve()) for scan in scans]
+    # a link keeps its own name: its target may be called after its content, as in an archive of git-annex
+    first = [Path(os.path.abspath(scan[0])) for scan in scans]
+    names = [_stem(path) for path in first]
     if len(set(names)) < len(names):
-        names = [f"{scan[0].resolve().parent.name}-{name}" for scan, name in zip(scans, names)]
+        names = [f"{path.parent.name}-{name}" for path, name in zip(first, names)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(twice, "is the name of two scans", "rename one of them, or segment them one by one")
