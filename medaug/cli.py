@@ -172,7 +172,7 @@ def _predict(checkpoint, image, out, method, dataset, shrink):
     from medaug.seg.scans import predict_scans
     more, images = find_checkpoints([checkpoint, *image], method)
     if not more or not images:
-        what = "is no checkpoint of a U-Net (.pt) and no experiment's folder" if images else "is followed by no image"
+        what = "is no checkpoint of a U-Net and no experiment's folder" if images else "is followed by no image"
         raise UserError(checkpoint, what, "give CHECKPOINT IMAGE… OUT")
     files = predict_scans(more, images, out, shrink, row=find_dataset(dataset) if dataset else None)
     _say("\n".join(f"label map: {file}" for file in files))
