@@ -133,7 +133,11 @@ def _unusual(style, mixing, warps=None):
 def _write_patients(layout, provenance, patient_count, make):
     """Write the patients 1 … `patient_count` that are missing in `layout`; `make(number)` gives (images, labels)."""
     path, complete = layout.out/"generated.json", set(layout.names())
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        raise UserError(path, "is damaged, so it does not say how the patients beside it were made",
+                        "choose another folder, or delete this one") from None
     if known != provenance and (known or complete):
         raise UserError(layout.out, "holds patients made in another way (see generated.json) or by another program",
                         "choose another folder, or delete this one")
