@@ -113,8 +113,9 @@ def _prepare(dataset, root, store, resolution, shrink, jobs, like, intensities, 
     from medaug.data.store import SliceStore
     from medaug.data.synthetic import store_synthetic
     if like:
-        known = _intensities(intensities), _ids(seen)
-        return _say(store_synthetic(root, store, SliceStore(like), dataset, *known, jobs))
+        real = SliceStore(like)
+        known = _intensities(intensities), _ids(seen, real)
+        return _say(store_synthetic(root, store, real, dataset, *known, jobs))
     _say(prepare_dataset(find_dataset(dataset), root, store, resolution, jobs, shrink=shrink))
 
 
@@ -128,13 +129,20 @@ def _intensities(text):
         raise UserError(f"--intensities {text}", "is not two numbers", remedy) from None
 
 
-def _ids(path):
-    """The words of a text file, or None."""
+def _ids(path, store):
+    """The ids of patients of `store` in a text file, one a line because an id may hold blanks; or None."""
+    if not path:
+        return None
+    remedy = f"give a text file with the ids of patients of {store.path}, one a line"
     try:
-        return Path(path).read_text(encoding="utf-8").split() if path else None
-    except OSError as error:
-        what = f"could not be read ({error.strerror})"
-        raise UserError(path, what, "give a text file with the patients' ids") from None
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"could not be read ({getattr(error, 'strerror', None) or 'it is not UTF-8 text'})"
+        raise UserError(path, what, remedy) from None
+    ids = [line.strip() for line in lines if line.strip()]
+    if unknown := sorted(set(ids) - set(store.patients)):
+        raise UserError(path, f"names {unknown[0]!r}, and the store has no such patient", remedy)
+    return ids
 
 # %% ../nbs/cli.ipynb #40278083
 def _generate(checkpoint, out, patients, psi, seed, masks_from, warp, style, format, real, sub_dataset, split_seed,
@@ -164,7 +172,7 @@ def _predict(checkpoint, image, out, method, dataset, shrink):
     from medaug.seg.scans import predict_scans
     more, images = find_checkpoints([checkpoint, *image], method)
     if not more or not images:
-        what = "is no checkpoint of a U-Net (.pt) and no experiment's folder" if images else "is followed by no image"
+        what = "is no checkpoint of a U-Net and no experiment's folder" if images else "is followed by no image"
         raise UserError(checkpoint, what, "give CHECKPOINT IMAGE… OUT")
     files = predict_scans(more, images, out, shrink, row=find_dataset(dataset) if dataset else None)
     _say("\n".join(f"label map: {file}" for file in files))
@@ -240,7 +248,8 @@ _DATA = {
         _argument("--like", metavar="STORE", help="store of the real patients; ROOT then holds synthetic ones"),
         _argument("--intensities", metavar="WHAT", help="with --like: scanner (prepare like real ones; default), store "
                   "(leave them), or the generator's range, as --intensities=-1,1"),
-        _argument("--seen", metavar="FILE", help="with --like: ids of the generator's training patients, if known")]),
+        _argument("--seen", metavar="FILE", help="with --like: a text file with the ids of the generator's "
+                  "training patients, one a line, if known")]),
 }
 
 # %% ../nbs/cli.ipynb #37cad9c2
@@ -323,10 +332,11 @@ def _warn(message, category, filename, lineno, file=None, line=None):
 
 
 def _check_counts(arguments):
-    """Refuse counts below one."""
-    for name in ("patients", "jobs", "methods", "trainings", "size", "depth", "resolution", "shrink", "sub_dataset"):
-        if (value := arguments.get(name)) is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')}", f"is {value}", "give 1 or more")
+    """Refuse counts below one, and a number of GPUs below zero."""
+    counts = "patients", "jobs", "methods", "trainings", "size", "depth", "resolution", "shrink", "sub_dataset", "fold"
+    for name, least in {**dict.fromkeys(counts, 1), "gpus": 0}.items():
+        if (value := arguments.get(name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')}", f"is {value}", f"give {least} or more")
 
 
 def main(words: list[str] | None = None) -> int:

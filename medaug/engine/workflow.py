@@ -281,6 +281,8 @@ def _shortened(names):
 # %% ../../nbs/engine/03_workflow.ipynb #3add6c20
 def _gpus_to_use(count):
     """The ids of the first `count` GPUs, of all if it is None; `UserError` if there are too few."""
+    if count is not None and count < 0:
+        raise UserError("--gpus", f"is {count}", "give 0 or more")
     found = visible_gpus()
     if count is not None and count > len(found):
         what = f"{count} asked for, {len(found)} found on this machine"

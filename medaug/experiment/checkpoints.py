@@ -8,6 +8,7 @@ __all__ = ['trained_checkpoints', 'find_checkpoints']
 # %% ../../nbs/experiment/05_checkpoints.ipynb #b44b7005
 from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from ..errors import UserError
 from ..methods import order_methods
@@ -32,10 +33,11 @@ def trained_checkpoints(path: Path | str, method: str | None) -> list[Path]:
 def find_checkpoints(words: Iterable[Path | str], method: str | None = None) -> tuple[list[Path], list[Path]]:
     """The checkpoints at the beginning of `words`, and the paths after them.
 
-    A checkpoint is a file that ends in .pt, or an experiment's folder: then all trainings of `method` in it.
+    A checkpoint is a file that ends in .pt or that PyTorch wrote, or an experiment's folder: then all trainings of
+    `method` in it.
     """
     found, rest = [], [Path(word) for word in words]
-    while rest and (_is_experiment(rest[0]) or rest[0].suffix == ".pt"):
+    while rest and (_is_experiment(rest[0]) or _is_checkpoint(rest[0])):
         path = rest.pop(0)
         found += trained_checkpoints(path, method) if _is_experiment(path) else [path]
     return found, rest
@@ -43,3 +45,14 @@ def find_checkpoints(words: Iterable[Path | str], method: str | None = None) -> 
 
 def _is_experiment(path):
     return any(ExperimentFolder(path).plan_file("").parent.glob("*.json"))
+
+
+def _is_checkpoint(path):
+    """Whether a file is called a checkpoint, even if it is not there, or is one under another name."""
+    if path.suffix == ".pt":
+        return True
+    try:
+        with ZipFile(path) as archive:      # in which PyTorch packs what it saves
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (OSError, BadZipFile):
+        return False

@@ -26,7 +26,7 @@ from ..progress import progress
 from ..seeds import torch_generator
 from .checkpoints import DataDescription, TrainedGan, load_checkpoint
 from .config import GANS
-from .exports import add_real_patients, find_format, is_synthetic_name, label_files, patient_name
+from .exports import add_real_patients, find_format, is_synthetic_name, patient_name
 from .styles import NOISE_WIDTH, PatientNoise, patient_styles
 
 # %% ../../nbs/gan/15_generate.ipynb #4882cce5
@@ -60,17 +60,30 @@ def patient_slices(gan: TrainedGan, number: int, seed: int = 0, psi: float = 1.0
     return images, gan.data.class_labels(labels) if maps is None else maps
 
 # %% ../../nbs/gan/15_generate.ipynb #1229e0ea
+def _label_maps(folder, pattern):
+    """{name: path} of the label maps of a pattern, in the order of the names, without hidden files."""
+    found = {}
+    for path in sorted(folder.glob(pattern)):
+        if path.name.startswith(".") or not path.name.endswith((".nii.gz", ".nii")):
+            continue
+        name = path.parent.name if "/" in pattern else path.name.removesuffix(".gz").removesuffix(".nii")
+        if name in found:
+            raise UserError(path, f"and {found[name].name} are two label maps of {name}", "remove one of them")
+        found[name] = path
+    return dict(sorted(found.items()))
+
+
 def find_masks(folder: Path | str) -> dict[str, Path]:
     """The label maps in a folder, {name: path} in the order of the names.
 
-    Searches `patient_*/label.nii.gz`, then `labelsTr/*.nii.gz` (Decathlon, nnU-Net), then `*.nii.gz`. Raises
-    `UserError` if there are none.
+    Searches `patient_*/label.nii.gz`, then `labelsTr/*.nii.gz` (Decathlon, nnU-Net), then `*.nii.gz`; each may be
+    `.nii` as well. Raises `UserError` if there are none, or two of one name.
     """
     folder = Path(folder)
-    plain = {path.parent.name: path for path in sorted(folder.glob("patient_*/label.nii.gz"))}
-    found = plain or label_files(folder/"labelsTr") or label_files(folder)
+    plain = _label_maps(folder, "patient_*/label.nii*")
+    found = plain or _label_maps(folder/"labelsTr", "*.nii*") or _label_maps(folder, "*.nii*")
     if not found:
-        raise UserError(folder, "holds no label maps (patient_*/label.nii.gz, labelsTr/*.nii.gz or *.nii.gz)",
+        raise UserError(folder, "holds no label maps (patient_*/label.nii.gz, labelsTr/*.nii.gz or *.nii.gz, or .nii)",
                         "give a folder that medaug generate wrote, or a folder of label maps")
     return found
 
@@ -120,7 +133,11 @@ def _unusual(style, mixing, warps=None):
 def _write_patients(layout, provenance, patient_count, make):
     """Write the patients 1 … `patient_count` that are missing in `layout`; `make(number)` gives (images, labels)."""
     path, complete = layout.out/"generated.json", set(layout.names())
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        raise UserError(path, "is damaged, so it does not say how the patients beside it were made",
+                        "choose another folder, or delete this one") from None
     if known != provenance and (known or complete):
         raise UserError(layout.out, "holds patients made in another way (see generated.json) or by another program",
                         "choose another folder, or delete this one")

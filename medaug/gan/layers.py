@@ -210,13 +210,11 @@ def modulated_conv(x: torch.Tensor, weight: torch.Tensor, style: torch.Tensor, d
 def minibatch_standard_deviation(x: torch.Tensor, group: int = 4) -> torch.Tensor:
     """Append one channel to (N, C, H, W): the standard deviation over a group of samples, averaged over all features.
 
-    The group of sample n is n, n + N/G, n + 2N/G, … with G = min(`group`, N). Source: Karras et al. 2018, section 3.
-    Raises `ValueError` where N is no multiple of G.
+    The group of sample n is n, n + N/G, n + 2N/G, … with G the largest divisor of N up to `group`. A group of one has
+    the deviation 0. Source: Karras et al. 2018, section 3.
     """
     n, c, h, w = x.shape
-    group = min(group, n)
-    if n % group:
-        raise ValueError(f"a batch of {n} cannot be divided into groups of {group}")
+    group = next(size for size in range(min(group, n), 0, -1) if n % size == 0)
     # in float16 the 1e-8 would be zero, and the derivative of the root infinite where samples are alike
     groups = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(group, n // group, c, h, w)
     deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3)).to(x.dtype)

@@ -274,9 +274,9 @@ class Discriminator(nn.Module):
     """StyleGAN2's residual discriminator, with a mask condition where `cond_channels` > 0.
 
     `D(x, cond=None)` maps images (N, `img_channels`, R, R) and cond (N, `cond_channels`, R, R) in [-1, 1] to logits
-    (N, 1). N is at most `minibatch_group` (4) or a multiple of it. Source: Karras et al. 2020b, section 4.1; the
-    paper's section 3.2. Raises `ValueError` for a resolution that is no power of two and for images or a condition of
-    another shape.
+    (N, 1). The minibatch's standard deviation has groups of the largest divisor of N up to `minibatch_group`. Source:
+    Karras et al. 2020b, section 4.1; the paper's section 3.2. Raises `ValueError` for a resolution that is no power of
+    two and for images or a condition of another shape.
     """
 
     def __init__(self, resolution: int, img_channels: int, cond_channels: int = 0, channel_base: int = 16384,

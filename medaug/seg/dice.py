@@ -62,13 +62,21 @@ def loss_of_sums(sums: torch.Tensor, loss: str = "dice") -> torch.Tensor:
     return dice + 2*cross_entropy.sum()/total.sum() if loss == "dice-cross-entropy" else dice
 
 # %% ../../nbs/seg/01_dice.ipynb #76be9a69
+def _as_tensor(labels):
+    """A label map as a tensor."""
+    if isinstance(labels, np.ndarray):
+        # torch takes neither negative strides nor foreign bytes, and warns of arrays that are read-only: so a copy
+        labels = np.array(labels, labels.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(labels)
+
+
 def dice_score(predicted: torch.Tensor | np.ndarray, true: torch.Tensor | np.ndarray, classes: int) -> torch.Tensor:
     """The DSC of each foreground class 1 … `classes`, equation (6): a float64 tensor (classes,), from 0 to 1.
 
     `predicted` and `true`: integer label maps of the same shape (a slice, a volume or a batch).
     A class that is in neither has the score 1. Raises `ValueError` if the shapes differ.
     """
-    predicted, true = torch.as_tensor(predicted), torch.as_tensor(true)
+    predicted, true = _as_tensor(predicted), _as_tensor(true)
     if predicted.shape != true.shape:
         raise ValueError(f"the predicted label map is {tuple(predicted.shape)}, the true one {tuple(true.shape)}")
     scores = torch.ones(classes, dtype=torch.float64)

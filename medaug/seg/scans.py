@@ -7,6 +7,8 @@ __all__ = ['load_ensemble', 'group_images', 'segment_scan', 'predict_scans']
 
 # %% ../../nbs/seg/10_scans.ipynb #a0390360
 import json
+import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,12 +29,17 @@ def load_ensemble(checkpoints: Sequence[Path | str], row: Dataset | None = None,
                   device: torch.device | str = "cpu") -> list[TrainedUNet]:
     """The trained U-Nets of one or several checkpoints, which must have been trained on slices of one kind.
 
-    `row`: the dataset's row, for checkpoints that do not keep it. Raises `UserError` with the checkpoint.
+    `row`: the dataset's row, for checkpoints that do not keep it. Raises `UserError` with the checkpoint, also for a
+    row of other modalities or classes.
     """
     networks = [load_unet(path, device) for path in checkpoints]
     for path, network in zip(checkpoints, networks):
         if not (row or network.row):
             raise UserError(path, f"does not say how {network.dataset} was prepared", "give the dataset's row")
+        for what in ("modalities", "classes") if row else ():
+            if (found := getattr(row, what)) != (trained_with := getattr(network, what)):
+                raise UserError(path, f"was trained with the {what} {', '.join(trained_with)}, and the row {row.name} "
+                                f"has {', '.join(found)}", "give the row of the dataset that it was trained on")
         for what in ("modalities", "classes", "resolution", "row"):
             if getattr(network, what) != getattr(networks[0], what):
                 raise UserError(path, f"was trained with other {what} than {checkpoints[0]}",
@@ -44,11 +51,18 @@ def _stem(path):
     return path.name[:-7] if path.name.endswith(".nii.gz") else path.stem if is_nifti_name(path.name) else path.name
 
 
+def _header(path):
+    """The header beside the voxels of a NIfTI pair (`.img`), or else the path itself."""
+    stem = re.sub(r"\.img(\.gz)?$", "", path.name)
+    headers = [path.with_name(stem + ending) for ending in (".hdr", ".hdr.gz")] if stem != path.name else []
+    return next((header for header in headers if header.is_file()), path)
+
+
 def group_images(images: Sequence[Path | str], modalities: Sequence[str]) -> list[PatientFiles]:
     """The scans that `images` make: each has an image of each modality, or one 4D file if there is a single one.
 
-    `images` (n,) are paths. A scan is called after its first image, with the folder if two have one name. Raises
-    `UserError` for images that do not exist or do not make whole scans.
+    `images` (n,) are paths, of a NIfTI pair either the `.hdr` or the `.img`. A scan is called after its first image,
+    with the folder if two have one name. Raises `UserError` for images that do not exist or do not make whole scans.
     """
     paths, count = [Path(image) for image in images], len(modalities)
     for path in paths:
@@ -57,11 +71,13 @@ def group_images(images: Sequence[Path | str], modalities: Sequence[str]) -> lis
     if len(paths) > 1 and len(paths) % count:
         raise UserError(paths[-1], f"is image {len(paths)}, and a scan has {count} ({', '.join(modalities)})",
                         "give one image of each modality, in this order")
-    size = min(count, len(paths))
+    paths, size = [_header(path) for path in paths], min(count, len(paths))
     scans = [paths[i:i + size] for i in range(0, len(paths), size)]
-    names = [_stem(scan[0].resolve()) for scan in scans]
+    # a link keeps its own name: its target may be called after its content, as in an archive of git-annex
+    first = [Path(os.path.abspath(scan[0])) for scan in scans]
+    names = [_stem(path) for path in first]
     if len(set(names)) < len(names):
-        names = [f"{scan[0].resolve().parent.name}-{name}" for scan, name in zip(scans, names)]
+        names = [f"{path.parent.name}-{name}" for path, name in zip(first, names)]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(twice, "is the name of two scans", "rename one of them, or segment them one by one")
