@@ -28,7 +28,7 @@ def labels_of(masks: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/data/10_channels.ipynb #4e55ba25
 def _bounds(intensity_range: ArrayLike, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """(low, high), each of shape (…, 1, 1), of ranges (…, 2)."""
-    return torch.as_tensor(np.asarray(intensity_range), dtype=dtype)[..., None, None].unbind(-3)
+    return torch.as_tensor(np.array(intensity_range, float, order="C"), dtype=dtype)[..., None, None].unbind(-3)
 
 
 def grey_images(images: torch.Tensor, intensity_range: ArrayLike) -> torch.Tensor:

@@ -32,7 +32,7 @@ def fingerprints(images: torch.Tensor, ranges: ArrayLike, size: int = 32) -> tor
 
     `ranges` (M, 2): the intensities of each modality that become black and white. Slices below `size` are not resized.
     """
-    low, high = torch.as_tensor(np.asarray(ranges), dtype=images.dtype)[..., None, None].unbind(1)
+    low, high = torch.as_tensor(np.array(ranges, float, order="C"), dtype=images.dtype)[..., None, None].unbind(1)
     small = F.interpolate(images, size=(size, size), mode="area") if images.shape[-1] > size else images
     centred = (small - small.mean((2, 3), keepdim=True))/(high - low).clamp(min=1e-6)
     length = centred.square().sum((2, 3), keepdim=True).sqrt()
