@@ -104,13 +104,13 @@ def _experiment(path, unfinished=(), unet=None, **plan):
     write_text(folder.experiment_file, "dataset: brats20\n")
     manifest = {"versions": {"torch": "2.13.0"}, "seeds": [0], "splits": {"BraTS20-20-seed0": {"train": ids[:12]}},
                 "inputs": {"a": "b"}, "experiment": {"dataset": "brats20"}}
-    write_text(folder.manifest_file, json.dumps(manifest))
     for run in folder.plan:
         if any(word in run.name for word in unfinished):
             folder.write_state(run, "failed", reason="the disk was full")
         elif run.stage != "compare" and all(map(folder.read_record, run.needs)):
             _write_outputs(folder, run, ids)
             folder.write_record(run, seconds=30.0, device="a processor")
+    write_text(folder.manifest_file, json.dumps(manifest | {"comparison": folder.refresh().comparison}))
     return path
 
 
@@ -233,6 +233,18 @@ def test_two_segmenters_are_two_blocks_of_methods_with_a_verdict_each(tmp_path):
     assert [row[0] for row in _table(page, ["method", "BraTS20-20"])] == names
     gains = pd.read_csv(page.with_name("effects-BraTS20-20.csv")).set_index("method")["baseline"]
     assert all(("nnunet" in name) == ("nnunet" in against) for name, against in gains.items()) and len(gains) == 4
+
+
+def test_results_of_earlier_settings_are_not_shown(tmp_path):
+    folder = ExperimentFolder(_experiment(tmp_path))
+    write_text(folder.faithfulness, "dataset,patients,seed,pipeline,class,generated,real,ratio,split,fold\n"
+               "brats20,20,0,b-sg,mean,0.25,0.5,0.5,0,1\n")
+    text = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "Mask faithfulness" in text and "no manifest yet" not in text
+    _experiment(tmp_path, unfinished=("train_unet",), unet={"width": 16})
+    assert folder.faithfulness.is_file()
+    text = build_report(tmp_path).read_text(encoding="utf-8")
+    assert "Mask faithfulness" not in text and "no manifest yet" in text
 
 
 def test_an_unfinished_experiment_says_what_is_missing(tmp_path):

@@ -1,6 +1,7 @@
 """`medaug search`: it chooses without test patients, refuses noise, continues after a kill, and confirms once."""
 import os
 import signal
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -105,6 +106,7 @@ def test_the_choice_is_confirmed_on_the_test_patients_alone(searched):
     assert folder.confirmation.report_page.is_file()
     page = folder.report_page.read_text()
     assert choice.hash in page and "No other confirmation beside this folder" in page
+    assert "The confirmation</h2>" in page and "is not done yet" not in page
     # the slices were prepared once
     assert os.stat(next(folder.search.store_path(folder.search.plan[0]).rglob("images.npy"))).st_nlink > 1
 
@@ -126,6 +128,18 @@ def test_the_same_command_does_nothing_again_and_a_changed_choice_is_refused(sea
         assert "was changed after it was written" in refused.stderr
     finally:
         file.write_text(text)
+
+
+def test_the_confirmation_of_an_earlier_choice_is_not_shown_as_that_of_a_new_one(searched):
+    folder = SearchFolder(searched[0])
+    choice = folder.choice
+    folder.write_choice(replace(choice, rungs=choice.rungs[:-1]))
+    try:
+        page = build_search_report(searched[0]).read_text()
+        assert "The confirmation on the test patients is not done yet" in page and "The confirmation</h2>" not in page
+    finally:
+        folder.write_choice(choice)
+    assert "The confirmation</h2>" in build_search_report(searched[0]).read_text()
 
 
 def test_another_search_on_the_same_patients_is_counted(searched, experiment):

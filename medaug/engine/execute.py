@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from ..errors import UserError
 from ..experiment.folder import KILLED, ExperimentFolder
-from ..files import value_hash, write_text
+from ..files import write_text
 from ..versions import package_versions
 from .processes import some_gpus, when_ended
 
@@ -173,11 +173,6 @@ def _clear_unless_begun_for(note, identity):
         write_text(note, identity)
 
 
-def _begun_for(run, folder):
-    """A hash of the inputs of a half-finished folder, with the number of generated patients that the run reads."""
-    extended = [folder.read_record(need)["identity"] for need in run.needs if need.startswith("generate-")]
-    return value_hash([run.identity(folder.results(run), extended=False), extended])
-
 # %% ../../nbs/engine/01_execute.ipynb #6fd84cdc
 def _device(gpus):
     """The name of the GPUs or of the processor that a run computed on."""
@@ -198,7 +193,7 @@ def _complete(run, folder, source):
     """Execute `run` and write its record."""
     began = time.time()
     if run.stage != "prepare":
-        _clear_unless_begun_for(folder.begun_for(run), _begun_for(run, folder))
+        _clear_unless_begun_for(folder.begun_for(run), folder.inputs_of(run))
     _limit_threads(1 if run.stage == "prepare" else run.resources["threads"])
     with _own_gpus(folder, run.resources["gpus"]) as gpus:
         log = _Log(folder.log(run))

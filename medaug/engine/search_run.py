@@ -131,6 +131,7 @@ def _confirm(experiment, text, folder, choice, settings):
         show(f"{plural(len(others), 'other confirmation')} used these test patients: each look at them makes a lucky "
              "result likelier")
     show(f"confirmation: {', '.join(choice.methods)}, {plural(len(experiment.seeds), 'training')} each")
+    folder.begin_confirmation(choice, plan)
     status = run_plan(experiment, plan, text, confirmation.path, **settings)
     if status == 0:
         scores = pd.read_csv(confirmation.scores, dtype={"patient": str})

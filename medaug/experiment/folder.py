@@ -21,7 +21,7 @@ import psutil
 from ..data.datasets import Dataset, find_dataset
 from ..data.splits import Split, split_patients
 from ..errors import UserError
-from ..files import content_hash, fingerprint, is_unchanged, write_json, write_text
+from ..files import content_hash, fingerprint, is_unchanged, value_hash, write_json, write_text
 from .runs import Run, SubDataset, sub_dataset_title
 
 if TYPE_CHECKING:   # it loads SimpleITK: 0.25 s that neither status nor a run's start needs
@@ -225,6 +225,11 @@ class ExperimentFolder:
         files = [(folder, path) for folder in folders for path in folder.glob("*/**/[!.]*") if path.is_file()]
         return {path.relative_to(folder).as_posix(): path.stat().st_size for folder, path in files}
 
+    def inputs_of(self, run: Run) -> str:
+        """A hash of the inputs of a half-finished folder, with the number of generated patients that the run reads."""
+        extended = [self.read_record(need)["identity"] for need in run.needs if need.startswith("generate-")]
+        return value_hash([run.identity(self.results(run), extended=False), extended])
+
     def read_state(self, run: Run | str) -> dict | None:
         """What a run last wrote about itself, or None."""
         return _read_json(self.state_file(run))
@@ -274,6 +279,34 @@ class ExperimentFolder:
             return {"state": "stopped", "reason": KILLED}
         since = datetime.fromisoformat(state["since"])
         return {"state": "running", "since": since, "last_line": last_line(self.log(run))}
+
+    def is_begun(self, run: Run) -> bool:
+        """Whether the folder of a run holds what it left with its present inputs: it is done, running or stopped.
+
+        What it left with other settings, or from other results of the runs that it needs, is none of it.
+        """
+        if run.name in self.done:
+            return True
+        return self.done >= {*run.needs} and _lines(self.begun_for(run)) == [self.inputs_of(run)]
+
+    @property
+    def comparison(self) -> str | None:
+        """The identity of the comparison of the present results; None while a run that it needs is not done."""
+        compare = next((run for run in self.plan if run.stage == "compare"), None)
+        if compare is None or not self.done >= {*compare.needs}:
+            return None
+        return compare.identity({need: self.records[need]["result"] for need in compare.needs})
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether faithfulness.csv and manifest.json are those of the present results.
+
+        The manifest, which is written last, says of which comparison they are. Manifests of earlier versions don't, and
+        count if that run is done.
+        """
+        known = (_read_json(self.manifest_file) or {}).get("comparison")
+        return any(run.name in self.done for run in self.plan if run.stage == "compare") or (
+            known is not None and known == self.comparison)
 
     def of(self, stage: str, done: bool = False) -> list[Run]:
         """The runs of a stage; with `done`, only those that are done."""
@@ -331,6 +364,8 @@ class ExperimentFolder:
         """The optimisation steps that the U-Net of a run takes; None if neither plan nor training says it yet."""
         if run.parameters.get("steps"):
             return run.parameters["steps"]
+        if not self.is_begun(run):
+            return None
         header, *_, last = [line.split(",") for line in _lines(self.curves(run))] or [[], []]
         return int(dict(zip(header, last)).get("step", 0)) or None
 

@@ -56,10 +56,16 @@ def _join(parts, columns, path):
 
 
 def assemble(folder: Path | str) -> tuple[str, ...]:
-    """Write scores.csv and fid.csv of the experiment in `folder` from its done runs; the names of the others."""
+    """Write scores.csv and fid.csv of the experiment in `folder` from its done runs; the names of the others.
+
+    Removes faithfulness.csv and manifest.json unless they are of the present results.
+    """
     folder = ExperimentFolder(folder)
     _join([folder.part(run) for run in folder.of("train_unet", done=True)], SCORE_COLUMNS, folder.scores)
     _join([folder.part(run) for run in folder.of("generate", done=True)], DISTANCE_COLUMNS, folder.distances)
+    if not folder.is_compared:
+        for path in (folder.faithfulness, folder.manifest_file):
+            path.unlink(missing_ok=True)
     return tuple(run.name for run in folder.runs if run.state != "done")
 
 # %% ../../nbs/experiment/03_results.ipynb #f7c5c414
@@ -99,6 +105,7 @@ def write_manifest(folder: Path | str, inputs: dict[str, str]) -> Path:
 
     It holds the experiment as given, versions, seeds, splits by patient and input hashes. Of each run that is
     done it holds device, precision, threads, seconds and versions; `left` names the runs that are not done.
+    `comparison` is the identity of the comparison that faithfulness.csv and this file belong to.
     """
     folder = ExperimentFolder(folder)
     store, done = SliceStore(folder.store_path(folder.plan[0])), folder.records
@@ -106,7 +113,8 @@ def write_manifest(folder: Path | str, inputs: dict[str, str]) -> Path:
         "experiment": read_yaml(folder.experiment_file)[0], "versions": package_versions(), "seeds": folder.seeds,
         "store": store.fingerprint, "splits": drawn_splits(folder), "inputs": inputs,
         "runs": {run.name: _run_metadata(run, done[run.name]) for run in folder.plan if run.name in done},
-        "left": [run.name for run in folder.plan if run.name not in done and run.stage != "compare"]})
+        "left": [run.name for run in folder.plan if run.name not in done and run.stage != "compare"],
+        "comparison": folder.comparison})
 
 
 def _run_metadata(run, record):

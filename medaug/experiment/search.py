@@ -27,6 +27,7 @@ from ..stats.trainings import training_effects, training_table
 from ..words import gain, interval_name, plural
 from .folder import ExperimentFolder
 from .plan import Experiment
+from .runs import Run
 
 # %% ../../nbs/experiment/06_search.ipynb #5611dcd8
 def needs_generator(name: str) -> bool:
@@ -209,6 +210,11 @@ class SearchFolder:
         return self.report/"index.html"
 
     @property
+    def confirmed_file(self) -> Path:
+        """Which choice, by which runs, the confirmation was last begun for."""
+        return self.path/"confirmed.json"
+
+    @property
     def confirmations_file(self) -> Path:
         """A line for each confirmation of every search beside this one."""
         return self.path.resolve().parent/"medaug-searches.jsonl"
@@ -233,6 +239,25 @@ class SearchFolder:
         """Write the choice; an equal one stays as it is."""
         return write_json(self.choice_file, choice.to_dict())
 
+    def begin_confirmation(self, choice: Choice, plan: Iterable[Run]) -> Path:
+        """Write that the confirmation is of `choice`, and that the runs `plan` make it."""
+        return write_json(self.confirmed_file, _confirmation_of(choice, plan))
+
+    def confirmed_scores(self, choice: Choice) -> pd.DataFrame | None:
+        """The long table of the scores that confirm `choice`; None until all runs of its confirmation are done.
+
+        Scores of the confirmation of an earlier choice, or of one with other settings, are none of them.
+        """
+        confirmation = self.confirmation
+        if not confirmation.scores.is_file() or not self.confirmed_file.is_file():
+            return None
+        known = json.loads(self.confirmed_file.read_text(encoding="utf-8"))
+        if known != _confirmation_of(choice, confirmation.plan):
+            return None
+        if any(run.name not in confirmation.done for run in confirmation.plan):
+            return None
+        return pd.read_csv(confirmation.scores, dtype={"patient": str, "class": str})
+
     def _confirmations(self):
         file = self.confirmations_file
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -250,6 +275,12 @@ class SearchFolder:
         mine, test = (self.path.resolve().name, choice.hash), set(test)
         return [one for one in self._confirmations() if one["dataset"] == dataset and test & {*one["test"]}
                 and (one["folder"], one["choice"]) != mine]
+
+
+def _confirmation_of(choice, plan):
+    # without the results of the runs before, of which there are none yet
+    runs = [(run.name, run.identity(dict.fromkeys(run.needs, ""))) for run in plan]
+    return {"choice": choice.hash, "plan": value_hash(runs)}
 
 
 def share_prepared(origin: ExperimentFolder, target: ExperimentFolder) -> None:

@@ -27,7 +27,9 @@ class DataDescription:
 
     `intensity_range` holds the 0.1 and 99.9 percentiles of each modality. `slices_per_patient` and `spacing` in mm
     (row, column, slice) are medians of the training patients. `store` is the fingerprint of the slice store. `tissues`
-    are the centres of `fit_tissues`, for a C-SG with the condition 'tissue'.
+    are the centres of `fit_tissues`, for a C-SG with the condition 'tissue'. `seen` has (dataset, id, hash of each
+    image) for each patient that the networks have seen, those behind their `init` included; checkpoints of earlier
+    versions have None.
     """
     dataset: str
     modalities: tuple[str, ...]
@@ -40,6 +42,7 @@ class DataDescription:
     training_patients: tuple[str, ...]
     store: str
     tissues: tuple[tuple[float, ...], ...] = ()
+    seen: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def condition_classes(self) -> int:

@@ -9,7 +9,7 @@ __all__ = ['MEASURES', 'CURVE_COLUMNS', 'describe_data', 'conditioned', 'SliceOr
 # %% ../../nbs/gan/12_training.ipynb #2d1c4eb6
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from .channels import to_gan
 from .checkpoints import DataDescription, checkpoint_content
 from .config import GANS, GanConfig
 from .steps import make_training, train_step
+from .transfer import guard_init, seen_in_store
 
 # %% ../../nbs/gan/12_training.ipynb #23b94d5a
 def describe_data(store: SliceStore, split: Split, config: GanConfig | None = None) -> DataDescription:
@@ -44,7 +45,7 @@ def describe_data(store: SliceStore, split: Split, config: GanConfig | None = No
     tissues = fit_tissues(store, split.train, config.tissues, config.seed) if composite else ()
     return DataDescription(store.dataset, store.modalities, store.classes, store.resolution, tuple(map(tuple, span)),
                            slices, tuple(spacing), patients[0].slice_axis, tuple(split.train), store.fingerprint,
-                           tissues)
+                           tissues, seen_in_store(store, split.train))
 
 
 def conditioned(slices: tuple[torch.Tensor, torch.Tensor], config: GanConfig,
@@ -284,9 +285,9 @@ def train_gan(store: SliceStore, split: Split, config: GanConfig, out: Path | st
     Continues from `out/snapshot.pt`; on a CPU the result has the same bits as that of an undisturbed training. Writes
     `out/curves.csv` (`CURVE_COLUMNS`) and `out/samples-<kimg>.png` every `config.snapshot_kimg`, and calls
     `watch(rows, sheet)` with both where there is one process. The checkpoint holds the averaged generator. Raises
-    `LeakError` for slices of a patient outside `split.train`. Raises `UserError` for mistakes of the user, for NaN
-    losses or weights, and for a collapsed or diverged generator; the message names the last good snapshot, a checkpoint
-    from which one can generate, or start anew.
+    `LeakError` for slices of a patient outside `split.train`, and for a `config.init` that has seen one. Raises
+    `UserError` for mistakes of the user, for NaN losses or weights, and for a collapsed or diverged generator; the
+    message names the last good snapshot, a checkpoint from which one can generate, or start anew.
     """
     out = Path(out)
     if store.resolution != config.resolution:
@@ -295,10 +296,14 @@ def train_gan(store: SliceStore, split: Split, config: GanConfig, out: Path | st
     if not store.modalities and GANS[config.gan][0]:
         raise UserError(store.path, f"holds label maps only, and {config.gan} makes images", "train m-sg on it")
     data = describe_data(store, split, config)
-    request = value_hash([asdict(config), asdict(data)])
+    # without `seen`, which the snapshots of earlier versions lack
+    described = {key: value for key, value in asdict(data).items() if key != "seen"}
+    request = value_hash([asdict(config), described])
     if (out/"checkpoint.pt").is_file():
         read_snapshot(out/"checkpoint.pt", request)
         return out/"checkpoint.pt"
+    if config.init:
+        data = replace(data, seen=tuple(dict.fromkeys((*data.seen, *guard_init(config.init, store, split)))))
     # Fabric inspects the arguments of what it launches and fails at frozen dataclasses, so they are bound beforehand
     train = partial(_train, store=store, split=split, config=config, data=data, request=request, out=out,
                     watch=None if config.devices > 1 else watch)

@@ -93,14 +93,6 @@ def effect_rows(effects: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         "trainings": [number(int(one)) for one in effects["trainings"]]}, index=effects.index).rename_axis("method")
 
 # %% ../../nbs/report/09_search_report.ipynb #8853a23f
-def _scores_of(folder: SearchFolder) -> pd.DataFrame | None:
-    """The scores of the confirmation; None until all its runs are done."""
-    confirmation = folder.confirmation
-    if not confirmation.scores.is_file() or any(run.name not in confirmation.done for run in confirmation.plan):
-        return None
-    return pd.read_csv(confirmation.scores, dtype={"patient": str, "class": str})
-
-
 def _others(folder, choice):
     confirmation = folder.confirmation
     if not choice.against or confirmation.store is None:
@@ -148,8 +140,8 @@ def build_search_report(path: Path | str) -> Path:
         parameters = folder.confirmation.of("compare")[0].parameters
         settings = parameters["alpha"], parameters["smallest_effect"]
     link = Path(os.path.relpath(folder.confirmation.report_page, folder.report)).as_posix()
-    chapters = search_chapters(choice, _scores_of(folder), _others(folder, choice), folder.report, link,
-                               settings or (0.05, 0.01))
+    chapters = search_chapters(choice, folder.confirmed_scores(choice), _others(folder, choice), folder.report,
+                               link, settings or (0.05, 0.01))
     title = f"Is there a way in which synthetic patients help on {search.row.title}?"
     lead = "A search within training and validation patients, and its confirmation on test patients, made by medaug."
     foot = "The two experiments lie in the folders search and confirmation, with all scores, notebooks and seeds."
