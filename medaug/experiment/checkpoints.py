@@ -20,7 +20,7 @@ def trained_checkpoints(path: Path | str, method: str | None) -> list[Path]:
 
     Raises `UserError` with the methods that are there if `method` is None or none of them.
     """
-    folder = ExperimentFolder(path)
+    folder = ExperimentFolder(path, without_inputs=True)
     runs = folder.of("train_unet", done=True)
     chosen = [run for run in runs if method in (run.method.name, run.method.slug)]
     if chosen:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import psutil
 
-from ..data.datasets import Dataset, find_dataset
+from ..data.datasets import DATASETS, Dataset, find_dataset
 from ..data.splits import Split, split_patients
 from ..errors import UserError
 from ..files import content_hash, fingerprint, is_unchanged, value_hash, write_json, write_text
@@ -54,6 +55,14 @@ def last_line(path: Path | str) -> str:
 
 # %% ../../nbs/experiment/02_folder.ipynb #c9f9fcc8
 _STATE_BYTES = 4096
+
+
+def _read_planned(path):
+    """A file of the plan; `UserError` where it is damaged."""
+    planned = _read_json(path)
+    if not isinstance(planned, dict) or not {"place", "name", "stage"} <= planned.keys():
+        raise UserError(path, "is damaged or gone", "give the same medaug run again, which writes the plan anew")
+    return planned
 
 
 def _read_json(path):
@@ -98,18 +107,19 @@ class ExperimentFolder:
     """The folder of one experiment: where everything lies in it, and what became of each run.
 
     `plan` are its runs in order; by default those that `medaug run` wrote into the folder. What is read is kept, and
-    read again after `refresh()`. A `run` is a `Run` or its name; `out` and the files below it need a `Run`.
+    read again after `refresh()`. A `run` is a `Run` or its name; `out` and the files below it need a `Run`. With
+    `without_inputs` a run counts as done also where files that runs before it left are gone, such as the store.
     """
 
-    def __init__(self, path: Path | str, plan: Iterable[Run] | None = None):
-        self.path = Path(path)
+    def __init__(self, path: Path | str, plan: Iterable[Run] | None = None, without_inputs: bool = False):
+        self.path, self.without_inputs = Path(path), without_inputs
         self._planned = plan if plan is None else tuple(plan)
 
     def refresh(self) -> Self:
         """Forget what was read; return this object."""
-        path, planned = self.path, self._planned
+        given = self.path, self._planned, self.without_inputs
         vars(self).clear()
-        self.__init__(path, planned)
+        self.__init__(*given)
         return self
 
     experiment_file = _inside("experiment.yaml", "The experiment as the user gave it.")
@@ -171,14 +181,14 @@ class ExperimentFolder:
 
     def planned_run(self, name: str) -> Run:
         """The run of that name, as the plan on the disk has it."""
-        return _run(json.loads(self.plan_file(name).read_text(encoding="utf-8")))
+        return _run(_read_planned(self.plan_file(name)))
 
     @cached_property
     def plan(self) -> tuple[Run, ...]:
         """The runs as planned, in order; `UserError` if there is no plan."""
         if self._planned is not None:
             return self._planned
-        values = [json.loads(file.read_text(encoding="utf-8")) for file in self.plan_file("").parent.glob("*.json")]
+        values = [_read_planned(file) for file in self.plan_file("").parent.glob("*.json")]
         if not values:
             what = "is no experiment's folder (it has no plan)"
             raise UserError(self.path, what, "give the folder that medaug run wrote")
@@ -187,8 +197,9 @@ class ExperimentFolder:
     # records and states
 
     def read_record(self, run: Run | str) -> dict | None:
-        """The record of a run that ended well, or None."""
-        return _read_json(self.record_file(run))
+        """The record of a run that ended well, or None where there is none or it is damaged."""
+        record = _read_json(self.record_file(run))
+        return record if isinstance(record, dict) and {"identity", "result", "outputs"} <= record.keys() else None
 
     def write_record(self, run: Run, **metadata: object) -> dict:
         """Write the record of a run that ended well, with `metadata`; `UserError` if one of its outputs is missing."""
@@ -251,9 +262,13 @@ class ExperimentFolder:
         """The records of the runs that are done, by name."""
         found, results = {}, {}
         for run in self.plan:
-            if all(need in results for need in run.needs) and self.is_done(run, results):
-                found[run.name] = self.read_record(run)
-                results[run.name] = found[run.name]["result"]
+            record = self.read_record(run) if all(need in results for need in run.needs) else None
+            if record is None or record["identity"] != run.identity(results):
+                continue
+            if self.is_done(run, results):
+                found[run.name] = record
+            if run.name in found or self.without_inputs:
+                results[run.name] = record["result"]
         return found
 
     @property
@@ -316,8 +331,12 @@ class ExperimentFolder:
 
     @cached_property
     def row(self) -> Dataset:
-        """The dataset's row."""
-        return find_dataset(self.plan[0].parameters["dataset"])
+        """The dataset's row: a user's own as the store was prepared with it, because its file may have changed since."""
+        name = self.plan[0].parameters["dataset"]
+        if self.store is not None and name not in DATASETS:
+            with suppress(UserError):
+                return self.store.row
+        return find_dataset(name)
 
     @property
     def phantom(self) -> dict:

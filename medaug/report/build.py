@@ -113,7 +113,7 @@ def build_report(folder: Path | str) -> Path:
     experiment's.
     """
     assemble(folder)
-    experiment = ExperimentFolder(folder)
+    experiment = ExperimentFolder(folder, without_inputs=True)
     return write_report([experiment], _scores_of(experiment), experiment.report)
 
 # %% ../../nbs/report/06_build.ipynb #cbb58601
@@ -126,7 +126,7 @@ def build_joint_report(folders: Iterable[Path | str], out: Path | str) -> Path:
     folders, out = [Path(folder) for folder in folders], Path(out)
     for folder in folders:
         assemble(folder)
-    experiments = [ExperimentFolder(folder) for folder in folders]
+    experiments = [ExperimentFolder(folder, without_inputs=True) for folder in folders]
     if len({_statistics_settings(experiment) for experiment in experiments}) > 1:
         raise UserError(folders[0], "has other alpha or blocks than another experiment",
                         "give experiments with the same statistics")

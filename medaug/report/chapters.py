@@ -275,7 +275,7 @@ def read_table(path: Path) -> pd.DataFrame | None:
 def _curves_of(experiment: ExperimentFolder, stage: str, key: SubDataset) -> dict[str, pd.DataFrame]:
     """Name → table of curves.csv of those runs of a stage on one sub-dataset that have one."""
     tables = {run.method.name if run.method else run.parameters["gan"].upper(): read_table(experiment.curves(run))
-              for run in experiment.of(stage) if run.drawn == key}
+              for run in experiment.of(stage) if run.drawn == key and experiment.is_begun(run)}
     return {name: table for name, table in tables.items() if table is not None}
 
 
