@@ -5,7 +5,7 @@ normal or heavy-tailed. Without any difference it counts studies in which a meth
 (family-wise error) and intervals that hold the true difference (coverage). Peer in the same run: Wilcoxon's test with
 Holm's correction on the means over trainings, which knows nothing of the spread between trainings. Then the power for
 half a standard deviation of the patients, and how often a gain of the smallest effect that matters is called no
-difference that matters. The last part sends a fiftieth of the studies of each case through all of `medaug compare`: the
+difference that matters. Five folds: methods gain more from some training patients than from others. The last part sends a fiftieth of the studies of each case through all of `medaug compare`: the
 score table with its column seed, and the verdict.
 Writes results/verdict.json.
 
@@ -108,6 +108,18 @@ def equivalence_case(case, studies):
             "wrongly called no difference that matters": round(float(np.mean(wrong)), 4)}
 
 
+def folds_case(case, studies):
+    """Five folds, three methods, 60 patients, and no difference between methods but by training patients."""
+    trainings, training_patients = case
+    drawn = (effects_of(draw_study(3, 60, trainings, 0.1, folds=5, training_patients=training_patients, seed=seed))
+             for seed in range(studies))
+    found = [(effects.verdict.isin(["better", "worse"]).any(), ((effects.low <= 0) & (effects.high >= 0)).mean())
+             for effects in drawn]
+    error, coverage = (round(float(share), 4) for share in np.mean(found, 0))
+    return {"trainings in each fold": trainings, "spread between folds": training_patients,
+            "family-wise error": error, "coverage": coverage}
+
+
 def run(name, case, cases, studies, pool):
     start = time.monotonic()
     found = list(pool.map(case, cases, [studies]*len(cases)))
@@ -121,6 +133,7 @@ PARTS = {
     "few patients": (few_patients, list(itertools.product((6, 8, 12), (2, 3, 5), (0.1, 0.3), (False, True)))),
     "power": (power_case, [(m, n, k, 0.1, 0.5) for m in (5, 13) for n, k in ((16, 3), (16, 5), (80, 3), (80, 5))]),
     "equivalence": (equivalence_case, [(m, n, 5, 0.01) for m in (2, 5) for n in (16, 80)]),
+    "folds": (folds_case, list(itertools.product((1, 2, 3), (0.0, 0.1, 0.2)))),
     "through medaug compare": (whole_verdict, NULL),
 }
 
@@ -134,7 +147,9 @@ def main():
     facts = machine("numpy", "scipy")
     with ProcessPoolExecutor(2) as pool:
         found = {name: run(name, *PARTS[name], studies, pool) for name in parts or PARTS}
-    if not kept:
+    if kept:
+        kept |= {f"machine of {part}": facts for part in parts}
+    else:
         kept = {"machine": facts, "studies a case": studies}
     write_results(__file__, kept | found)
 
