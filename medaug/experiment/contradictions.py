@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from ..data.datasets import DATASETS, find_patients
 from ..errors import UserError
-from ..methods import CONDITIONS, FREE, PAPER_RECIPE, PAPER_SETTINGS, is_own_name
+from ..methods import CONDITIONS, PAPER_RECIPE, PAPER_SETTINGS, is_own_name
 
 # %% ../../nbs/experiment/07_contradictions.ipynb #3b100524
 def contradictions(experiment: BaseModel) -> Iterator[tuple[object, str, str, str]]:
@@ -90,7 +90,9 @@ def _contradicting_methods(experiment):
     equal = experiment.control == "steps" and "steps" in experiment.unet
     yield equal, "control", "with unet.steps all methods take the same number of steps already", "leave control out"
     gans, filtered = bool(experiment.gans), min(experiment.keeps) < 1
-    yield from _unequal_control(experiment, filtered)
+    yield (experiment.control == "steps" and filtered, "control",
+           "counts the steps of all generated slices, and keep drops some",
+           "leave control out, and give unet.steps in place of epochs: all methods then take the same number of steps")
     for key, said in (("keep", filtered), ("style", experiment.style != PAPER_SETTINGS["style"])):
         yield said and not gans, key, "says nothing where no GAN generates patients", "add a GAN's pipeline"
     yield (filtered and "bl" not in experiment.pipelines, "keep",
@@ -113,17 +115,6 @@ def _contradicting_methods(experiment):
     alone = len(experiment.methods) < 2
     yield alone, "pipelines", "make only one method, and nothing to compare it with", "add a pipeline or augmentation"
     yield from _contradicting_nnunet(experiment)
-
-
-def _unequal_control(experiment, filtered):
-    """Contradictions where a control would not take as many steps as the methods that it stands beside."""
-    control = experiment.control == "steps"
-    remedy = "leave control out, and give unet.steps in place of epochs: all methods then take the same number of steps"
-    yield control and filtered, "control", "counts the steps of all generated slices, and keep drops some", remedy
-    made = [name for name in experiment.pipelines if name in (*FREE, "wc-sg")] + [*experiment.synthetic]
-    yield (control and made, "control",
-           f"counts the median number of slices for a patient, and patients of {', '.join(made)} have other numbers",
-           remedy)
 
 
 def _contradicting_nnunet(experiment):

@@ -331,7 +331,7 @@ class ExperimentFolder:
 
     @cached_property
     def row(self) -> Dataset:
-        """The dataset's row: a user's own as the store was prepared with it, because its file may have changed since."""
+        """The dataset's row; a user's own as the store was prepared with, because its file may have changed since."""
         name = self.plan[0].parameters["dataset"]
         if self.store is not None and name not in DATASETS:
             with suppress(UserError):

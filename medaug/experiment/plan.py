@@ -124,9 +124,9 @@ class Experiment(_Settings):
     `gan` holds values for that GAN alone. `psi` truncates generation (1: none). `synthetic` names folders of another
     team's patients; each is compared like a pipeline, under that name. `recipes`, `fraction`, `keep`, `style`,
     `segmenter` and `gan.condition` are those of `Method`; `fraction` and `keep` may list several. `search` is read by
-    `medaug search` alone. `control` is 'steps' to add the baselines that take as many steps as the methods of b-sg and
-    mc-sg with generated patients in the recipe mix; it is refused beside others of that recipe. `strengths` changes how
-    strongly a kind of augmentation works, by fields of `medaug.data.strengths.Augmentation`, and `warps` how far wc-sg
+    `medaug search` alone. `control` is 'steps' to add the baselines that take as many steps as methods with generated
+    patients in the recipe mix; it is refused with `keep` below 1. `strengths` changes how strongly
+    a kind of augmentation works, by fields of `medaug.data.strengths.Augmentation`, and `warps` how far wc-sg
     and warp move patients, by fields of its `Warps`. `shift`: kinds of `medaug.data.strengths.SHIFTS` under which the
     test patients are scored again. `mixing` is the share of patients of one style whose fine layers have another one.
     """
