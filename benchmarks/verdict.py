@@ -1,12 +1,13 @@
 """How often does the comparison of methods err, and how often does it find a difference that is there?
 
 Studies are drawn from the model of `medaug.stats.trainings`: methods, patients, trainings, a spread between trainings,
-normal or heavy-tailed. Without any difference it counts studies in which a method is called better or worse (family-
-wise error) and intervals that hold the true difference (coverage). Peer in the same run: Wilcoxon's test with Holm's
-correction on the means over trainings, which knows nothing of the spread between trainings. Then the power for half a
-standard deviation of the patients, and how often a gain of the smallest effect that matters is called no difference
-that matters. Five folds: methods gain more from some training patients than from others. The last part sends a fiftieth
-of the studies of each case through all of `medaug compare`: the score table with its column seed, and the verdict.
+normal or heavy-tailed. Without any difference it counts studies in which a method is called better or worse
+(family-wise error) and intervals that hold the true difference (coverage). Peer in the same run: Wilcoxon's test with
+Holm's correction on the means over trainings, which knows nothing of the spread between trainings. Then the power for
+half a standard deviation of the patients, and how often a gain of the smallest effect that matters is called no
+difference that matters. Five folds: methods gain more from some training patients than from others. The last part sends
+a fiftieth of the studies of each case through all of `medaug compare`: the score table with its column seed, and the
+verdict.
 Writes results/verdict.json.
 
     python benchmarks/verdict.py [STUDIES] [PART …]
