@@ -81,13 +81,23 @@ def _seen_by_gans(folder):
         raise UserError(path, what, "generate the patients with medaug") from None
 
 
+def _source_and_seen(path):
+    """What the `synthetic.json` of a store says; `UserError` where it is damaged."""
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        return metadata["source"], metadata["seen"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(path, "is damaged, so it does not say which patients the generator has seen",
+                        "make the store again with medaug prepare --like") from None
+
+
 def seen_by(store: SliceStore) -> list[str] | None:
     """The ids of the patients behind the generator that made the patients of a store; None if nobody says.
 
     The store says so itself, or `generated.json` in the folder above it. Raises `UserError` if that is damaged.
     """
     path = store.path/"synthetic.json"
-    return json.loads(path.read_text(encoding="utf-8"))["seen"] if path.is_file() else _seen_by_gans(store.path.parent)
+    return _source_and_seen(path)[1] if path.is_file() else _seen_by_gans(store.path.parent)
 
 
 def _contents(store):
@@ -140,8 +150,7 @@ def guard_synthetic(synthetic: SliceStore | Path | str, split: Split) -> str:
     if not path.is_file():
         raise UserError(path, "is missing: nothing says where these patients come from",
                         "make the store with medaug prepare --like, or medaug.data.synthetic.store_synthetic")
-    metadata = json.loads(path.read_text(encoding="utf-8"))
-    source, seen = metadata["source"], metadata["seen"]
+    source, seen = _source_and_seen(path)
     if seen is None:
         sentence = (f"{source}: nobody says which patients the generator behind these has seen. "
                     "If validation or test patients are among them, the scores are too good.")
