@@ -199,7 +199,7 @@ class ExperimentFolder:
     def read_record(self, run: Run | str) -> dict | None:
         """The record of a run that ended well, or None where there is none or it is damaged."""
         record = _read_json(self.record_file(run))
-        return record if isinstance(record, dict) and {"identity", "result", "outputs"} <= record.keys() else None
+        return record if isinstance(record, dict) else None
 
     def write_record(self, run: Run, **metadata: object) -> dict:
         """Write the record of a run that ended well, with `metadata`; `UserError` if one of its outputs is missing."""
@@ -226,7 +226,7 @@ class ExperimentFolder:
         """
         record = self.read_record(run)
         results = self.results(run) if results is None else results
-        return (bool(record) and record["identity"] == run.identity(results)
+        return (bool(record) and record.get("identity") == run.identity(results)
                 and all(is_unchanged(self.path/output, record["outputs"].get(output)) for output in run.outputs)
                 and record.get("stored", {}) == self._stored(run))
 
@@ -263,7 +263,7 @@ class ExperimentFolder:
         found, results = {}, {}
         for run in self.plan:
             record = self.read_record(run) if all(need in results for need in run.needs) else None
-            if record is None or record["identity"] != run.identity(results):
+            if record is None or record.get("identity") != run.identity(results):
                 continue
             if self.is_done(run, results):
                 found[run.name] = record
