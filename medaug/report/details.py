@@ -170,7 +170,8 @@ def methods_paragraph(comparison: Comparison, training: str = "") -> str:
         training, *(_VARIANCES[source] for source in found),
         "" if several else "With one training of each method no statement about methods was made.",
         f"Tests are two-sided t-tests at a level of {comparison.alpha:g}; p-values were corrected by Holm's method "
-        f"over the methods in question of a dataset ({_counts(asked or [0])} comparisons){over}. Each comparison has a "
+        f"over the methods in question of a dataset ({_counts(asked or [0])} comparison"
+        f"{'' if {*asked} == {1} else 's'}){over}. Each comparison has a "
         f"{interval_name(comparison.alpha)}, from six patients on.{same}",
         "Beside these, Friedman's test and Nemenyi's post-hoc test over all pairs were computed as by Vu et al. from "
         f"scores averaged over trainings, with {blocks} as blocks. Computed with medaug."]))
