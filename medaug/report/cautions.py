@@ -52,9 +52,11 @@ def empty_sentences(experiment: ExperimentFolder) -> list[str]:
 
 # %% ../../nbs/report/08_cautions.ipynb #408df153
 def _faithfulness(experiment):
+    """A caution as in `faithfulness_sentences`; None for `FREE` pipelines, whose images and masks are real."""
     found = read_table(experiment.faithfulness)
     if found is None:
         return []
+    found = found[~found["pipeline"].isin(FREE)]
     drawn = found.reindex(columns=["patients", "seed", "split", "fold"]).fillna({"split": 0, "fold": 1}).astype(int)
     titles = [experiment.title(*row) for row in drawn.itertuples(index=False)]
     sources = [f"{pipeline.upper()} on {title}" for pipeline, title in zip(found["pipeline"], titles)]
