@@ -321,12 +321,12 @@ def fold(work: Path) -> None:
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = tidy_outputs(cell.outputs, cell.source)
-            if cell.cell_type != "code" or re.search(r"^#\|\s*(hide|default_exp|eval:|echo:)", cell.source, re.M):
+            if cell.cell_type != "code" or re.search(r"^#\|\s*(default_exp|eval:)", cell.source, re.M):
                 continue
             summary, exported = fold_summary(cell.source), re.search(r"^#\|\s*export\s*$", cell.source, re.M)
             if exported and summary != "Imports":       # functions of the package are the page's subject
                 cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
-            elif summary and not exported:
+            elif summary and not exported and not re.search(r"^#\|\s*(hide|echo:)", cell.source, re.M):
                 cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
             if not exported and summary != "Imports":
                 # nbdev would execute a cell that imports something, in a shell without the cells before it

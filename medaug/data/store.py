@@ -287,6 +287,11 @@ class SliceStore:
         numbers = np.concatenate([np.zeros(0, np.int64), *parts])
         return numbers[self.foreground[numbers]] if foreground_only else numbers
 
+    def slice_counts(self, patients: Iterable[str] | None = None) -> np.ndarray:
+        """The number of slices of each of `patients` (default: all), in their order: int64 (N,)."""
+        positions = [self._find(id) for id in (self.patients if patients is None else patients)]
+        return np.diff(self._starts)[np.asarray(positions, dtype=np.int64)]
+
     def patient_of(self, index: int) -> str:
         """The id of the patient of slice number `index`."""
         return self.patients[self._locate(index)[0]]

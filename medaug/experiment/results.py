@@ -55,13 +55,14 @@ def _join(parts, columns, path):
     return write_text(path, "".join(lines))
 
 
-def assemble(folder: Path | str) -> tuple[str, ...]:
+def assemble(folder: ExperimentFolder | Path | str) -> tuple[str, ...]:
     """Write scores.csv and fid.csv of the experiment in `folder` from its done runs; the names of the others.
 
     A run counts also where the store or another file that it needed is gone. Removes faithfulness.csv and manifest.json
     unless they are of the present results.
     """
-    folder = ExperimentFolder(folder, without_inputs=True)
+    if not isinstance(folder, ExperimentFolder):
+        folder = ExperimentFolder(folder, without_inputs=True)
     _join([folder.part(run) for run in folder.of("train_unet", done=True)], SCORE_COLUMNS, folder.scores)
     _join([folder.part(run) for run in folder.of("generate", done=True)], DISTANCE_COLUMNS, folder.distances)
     if not folder.is_compared:

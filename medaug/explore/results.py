@@ -250,7 +250,7 @@ def _patients_panel(chosen, predictions):
     store = predictions.store
     patient = ipywidgets.Dropdown(options=_ranked(chosen), description="patient", layout={"width": "380px"})
     modality = ipywidgets.Dropdown(options=store.modalities, description="modality")
-    count, first = len(store.slices([patient.value])), predictions.fullest(patient.value) + 1
+    count, first = int(store.slice_counts([patient.value])[0]), predictions.fullest(patient.value) + 1
     slider = ipywidgets.IntSlider(first, 1, count, description="slice", layout={"width": "420px"})
     opacity = ipywidgets.FloatSlider(0.6, min=0, max=1, step=0.05, description="label map")
     legend = [*(swatch(k, f"{k} {name}") for k, name in enumerate(store.classes, 1)), "and at the right: ",
@@ -271,7 +271,7 @@ def _patients_panel(chosen, predictions):
     def another(change):
         with panel.quiet(), panel.showing_errors():
             if change["new"]:
-                slider.max = len(store.slices([change["new"]]))
+                slider.max = int(store.slice_counts([change["new"]])[0])
                 slider.value = predictions.fullest(change["new"]) + 1
 
     def rank(_):

@@ -39,7 +39,7 @@ def describe_data(store: SliceStore, split: Split, config: GanConfig | None = No
     """The `DataDescription` of the training patients of `split` in `store`, with tissues if `config` asks for them."""
     patients = [store.patient(id) for id in split.train]
     span = intensity_range(store, split.train).tolist()
-    slices = int(np.median([len(store.slices([id])) for id in split.train]))
+    slices = int(np.median(store.slice_counts(split.train)))
     spacing = np.median([patient.spacing for patient in patients], axis=0).tolist()
     composite = config and GANS[config.gan][2] and config.condition == "tissue"
     tissues = fit_tissues(store, split.train, config.tissues, config.seed) if composite else ()

@@ -112,8 +112,8 @@ def build_report(folder: Path | str) -> Path:
     First puts scores.csv and fid.csv together from the runs that are done. `UserError` where `folder` is no
     experiment's.
     """
-    assemble(folder)
     experiment = ExperimentFolder(folder, without_inputs=True)
+    assemble(experiment)
     return write_report([experiment], _scores_of(experiment), experiment.report)
 
 # %% ../../nbs/report/06_build.ipynb #cbb58601
@@ -124,9 +124,9 @@ def build_joint_report(folders: Iterable[Path | str], out: Path | str) -> Path:
     the same alpha and blocks.
     """
     folders, out = [Path(folder) for folder in folders], Path(out)
-    for folder in folders:
-        assemble(folder)
     experiments = [ExperimentFolder(folder, without_inputs=True) for folder in folders]
+    for experiment in experiments:
+        assemble(experiment)
     if len({_statistics_settings(experiment) for experiment in experiments}) > 1:
         raise UserError(folders[0], "has other alpha or blocks than another experiment",
                         "give experiments with the same statistics")

@@ -78,12 +78,13 @@ def _worth_rows(curve, label):
     rows = curve.worth.reset_index()
     above = "more than the curve has"
     shown = lambda value: above if np.isinf(value) else number(float(value), 1, sign=True)
+    intervals = ["–" if not np.isfinite(row.low) else f"{shown(row.low)} to {shown(row.high)}"
+                 for row in rows.itertuples()]
     return pd.DataFrame({
         "real patients": [number(int(size)) for size in rows["size"]],
         f"gain, {label}": [gain(one) for one in rows["gain"]],
         "worth in real patients": [shown(value) for value in rows["patients"]],
-        "95 % interval": ["–" if not np.isfinite(row.low) else f"{shown(row.low)} to {shown(row.high)}"
-                          for row in rows.itertuples()]}, index=pd.Index(rows["method"], name="method"))
+        interval_name(1 - curve.level): intervals}, index=pd.Index(rows["method"], name="method"))
 
 
 def curve_chapter(comparison: Comparison, scores: pd.DataFrame, out: Path | str) -> Markup | str:
@@ -92,7 +93,7 @@ def curve_chapter(comparison: Comparison, scores: pd.DataFrame, out: Path | str)
     `scores`: the long table that was compared.
     """
     label, curves = score_name(comparison), []
-    found = list(learning_curves(scores, comparison.score, "drop", comparison.better))
+    found = list(learning_curves(scores, comparison.score, "drop", comparison.better, 1 - comparison.alpha))
     names = file_names(list(dict.fromkeys(curve.title for curve in found)))
     for curve in found:
         name = f"{names[curve.title]}-{Method.parse(curve.baseline).slug}"
@@ -101,7 +102,7 @@ def curve_chapter(comparison: Comparison, scores: pd.DataFrame, out: Path | str)
         below = curve.worth[curve.worth.index.get_level_values("size") < curve.points.index[-1]]
         best = below.sort_values("gain", ascending=False)[:1]
         sentences = [ceiling_sentence(curve, size, label) + "." for size in curve.points.index[:-1]]
-        sentences += [f"On {size} real patients, {worth_sentence(method, row, label)}."
+        sentences += [f"On {size} real patients, {worth_sentence(method, row, label, curve.level)}."
                       for (method, size), row in best.iterrows()]
         rows = curve.points[["mean", "ceiling"]].rename_axis("real patients")
         curves.append((curve, path, rows, _worth_rows(curve, label), sentences))

@@ -143,9 +143,9 @@ def recipe_steps(store: SliceStore, split: Split, generated: int, epochs: int, b
 
     A patient counts the median number of slices of the training patients, of which the share `keep` is used.
     """
-    counts = [len(store.slices([id])) for id in split.train]
-    made = round(keep*generated*int(np.median(counts)))
+    counts = store.slice_counts(split.train)
+    real, made = int(counts.sum()), round(keep*generated*int(np.median(counts)))
     passes = lambda number, slices: number*math.ceil(slices/batch)
     if check_recipe(recipe) == "pretrain" and made:
-        return passes(epochs//2, made) + passes(epochs - epochs//2, sum(counts))
-    return passes(epochs, sum(counts) + (made if recipe == "mix" else 0))
+        return passes(epochs//2, made) + passes(epochs - epochs//2, real)
+    return passes(epochs, real + (made if recipe == "mix" else 0))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..methods import Method, baselines
 from ..seeds import numpy_generator
-from ..words import gain, number, plural
+from ..words import gain, interval_name, number, plural
 from .score_table import better_direction, checked_table, sized_errors, sub_datasets
 from .trainings import LEAST_PATIENTS, contrast_variances, training_table
 
@@ -24,11 +24,10 @@ class LearningCurve:
     """How a baseline's score grows with real patients, and what gains are worth on that curve.
 
     `title`: of the dataset. `baseline`: the method. `sign`: 1 where higher scores are better, -1 where lower ones are.
-    `points`: a row a sub-dataset size; mean, of the baseline's scores;
-    error, the standard error of its difference to the smallest size (NaN with one training each); ceiling, what the
-    best size has more. `worth`: a row a method and size; gain; patients, the real patients that it is worth, with low
-    and high, a 95 % interval (infinite where the curve never reaches so high, NaN with one training each). `patients`:
-    the number of test patients.
+    `points`: a row a sub-dataset size; mean, of the baseline's scores; error, the standard error of its difference to
+    the smallest size (NaN with one training each); ceiling, what the best size has more. `worth`: a row a method and
+    size; gain; patients, the real patients that it is worth, with low and high, the interval at `level` (infinite
+    where the curve never reaches so high, NaN with one training each). `patients`: the number of test patients.
     """
     title: str
     baseline: str
@@ -36,6 +35,7 @@ class LearningCurve:
     worth: pd.DataFrame
     patients: int
     sign: int = 1
+    level: float = 0.95
 
 
 def rising(curves: np.ndarray) -> np.ndarray:
@@ -69,40 +69,40 @@ def more_patients(curve: np.ndarray, sizes: np.ndarray, size: int, gains: np.nda
 DRAWS = 2000
 
 
-def _covariance(table, contrasts):
+def _covariance(table, means, contrasts):
     """The covariance of `contrasts` (contrasts, columns) of the column means of `table`, and degrees of freedom.
+
+    `means`: its means by patient (patients, columns).
 
     Patients give a full matrix; trainings are independent between columns, so theirs follows from the variances.
     """
-    by_patient = table.groupby(level="patient").mean().to_numpy() @ contrasts.T
-    patients = np.cov(by_patient, rowvar=False).reshape(len(contrasts), -1)/len(by_patient)
+    patients = np.cov(means @ contrasts.T, rowvar=False).reshape(len(contrasts), -1)/len(means)
     variance, freedom = contrast_variances(table, np.vstack([contrasts, np.eye(table.shape[1])]))
     own, freedom = variance[len(contrasts):], freedom[:len(contrasts)]
-    columns = table.groupby(level="patient").mean().var(ddof=1).to_numpy()/table.index.get_level_values(
-        "patient").nunique()
-    between = np.maximum(own - columns, 0)
+    between = np.maximum(own - means.var(0, ddof=1)/len(means), 0)
     return patients + contrasts @ np.diag(between) @ contrasts.T, float(np.min(freedom))
 
 
-def _worth(table, sizes, size, level=0.95, seed=0, certain=True):
+def _worth(table, means, sizes, size, level=0.95, seed=0, certain=True):
     """(patients, low, high) that the gain of the last column of `table` at `size` is worth on the other columns.
 
-    Without `certain` there is no interval: nothing is known of the spread between trainings.
+    `means`: the means of `table` by patient (patients, columns). Without `certain` there is no interval: nothing is
+    known of the spread between trainings.
     """
     count, place = len(sizes), list(sizes).index(size)
     contrasts = np.zeros((count, count + 1))       # the curve's points less the first, and the gain
     contrasts[:-1, 0], contrasts[np.arange(count - 1), np.arange(1, count)] = -1, 1
     contrasts[-1, [place, count]] = -1, 1
-    means = contrasts @ table.groupby(level="patient").mean().mean().to_numpy()
+    found = contrasts @ means.mean(0)
     curve = lambda drawn: np.column_stack([np.zeros(len(drawn)), drawn[:, :-1]])
-    point = more_patients(curve(means[None]), sizes, size, means[None, -1])[0]
-    covariance, freedom = _covariance(table, contrasts) if certain else (np.full(1, np.nan), np.nan)
+    point = more_patients(curve(found[None]), sizes, size, found[None, -1])[0]
+    covariance, freedom = _covariance(table, means, contrasts) if certain else (np.full(1, np.nan), np.nan)
     if not np.isfinite(covariance).all():
         return point, np.nan, np.nan
     random = numpy_generator("learning curve", seed, size)
     normal = random.multivariate_normal(np.zeros(count), covariance, DRAWS, method="eigh")
     scale = np.sqrt(freedom/random.chisquare(freedom, DRAWS))[:, None] if np.isfinite(freedom) else 1.0
-    drawn = means + normal*scale
+    drawn = found + normal*scale
     worth = np.sort(more_patients(curve(drawn), sizes, size, drawn[:, -1]))
     low, high = (worth[int(round(share*(DRAWS - 1)))] for share in ((1 - level)/2, (1 + level)/2))
     return point, low, high
@@ -153,22 +153,26 @@ def _learning_curve(title, baseline, sizes, parts, level, sign):
         return None
     points = pd.DataFrame({size: part[baseline] for size, part in zip(sizes, parts)})
     contrasts = np.eye(len(sizes)) - np.eye(len(sizes))[0]
-    mean, error = points.groupby(level="patient").mean().mean(), contrast_variances(points, contrasts)[0]**0.5
+    by_patient = points.groupby(level="patient").mean()
+    mean, error = by_patient.mean(), contrast_variances(points, contrasts)[0]**0.5
     rows = []
     for size, part in zip(sizes, parts):
+        means = part.groupby(level="patient").mean()
         for method, against in baselines(part.columns).items():
             if against == baseline:
-                worth = _worth(points.assign(method=part[method]), np.array(sizes), size, level,
-                               certain=np.isfinite(error).all())
-                gained = (part[method] - part[baseline]).groupby(level="patient").mean().mean()
-                rows.append((method, size, gained, *worth))
+                worth = _worth(points.assign(method=part[method]), np.column_stack([by_patient, means[method]]),
+                               np.array(sizes), size, level, certain=np.isfinite(error).all())
+                rows.append((method, size, (means[method] - means[baseline]).mean(), *worth))
     worth = pd.DataFrame(rows, columns=["method", "size", "gain", "patients", "low", "high"])
     table = pd.DataFrame({"mean": sign*mean, "error": error, "ceiling": mean.max() - mean}).rename_axis("patients")
-    return LearningCurve(title, baseline, table, worth.set_index(["method", "size"]), patients, sign)
+    return LearningCurve(title, baseline, table, worth.set_index(["method", "size"]), patients, sign, level)
 
 # %% ../../nbs/stats/12_learning_curve.ipynb #a33aab7e
-def worth_sentence(method: str, row: pd.Series, score: str = "DSC") -> str:
-    """What the gain of `method`, a `row` of `LearningCurve.worth`, is worth, in one sentence."""
+def worth_sentence(method: str, row: pd.Series, score: str = "DSC", level: float = 0.95) -> str:
+    """What the gain of `method`, a `row` of `LearningCurve.worth`, is worth, in one sentence.
+
+    `level`: of the row's interval.
+    """
     added = Method.parse(method).generated
     what = f"{added} synthetic patients ({method})" if added else method
     if np.isinf(row.patients):
@@ -178,7 +182,7 @@ def worth_sentence(method: str, row: pd.Series, score: str = "DSC") -> str:
         worth = plural(abs(round(row.patients)), f"{more} real patient")
     ends = [f"{round(end):,}".replace("-", "−") if np.isfinite(end) else "more than the curve has"
             for end in (row.low, row.high)]
-    interval = "" if np.isnan(row.low) else f" (95 % interval {ends[0]} to {ends[1]})"
+    interval = "" if np.isnan(row.low) else f" ({interval_name(1 - level)} {ends[0]} to {ends[1]})"
     return f"{what}: {gain(row.gain)} {score}, worth {worth}{interval}"
 
 
