@@ -10,8 +10,8 @@ the Fréchet distance of 60 generated patients to the held-out slices with the f
 that of the training slices; how well a U-Net of the real training patients finds the masks in the generated slices;
 and the test DSC of `--unets` U-Nets that train as in `recipes.py` with a quarter of generated slices in each batch
 (`recipe: balanced`), beside that of the real slices alone. C-SG makes images for warped label maps of the training
-patients. Writes results/gan_patients.json, below the name PART, after each length; a second run in the same FOLDER
-goes on.
+patients. Writes results/gan_patients.json, below the name PART, after each length, and at the end samples of the first
+training of each kind to nbs/images; a second run in the same FOLDER goes on.
 """
 import argparse
 import itertools
@@ -21,14 +21,17 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from gan_phantom import NETWORKS, distance
+from gan_phantom import NETWORKS, PICTURES, distance
 from machine import machine, write_results
+from matplotlib.figure import Figure
 from recipes import UNET, test_scores
 
 import medaug.gan.training as training
 from medaug.data.datasets import find_dataset
+from medaug.data.pictures import store_sheet
 from medaug.data.prepare import prepare_dataset, store_generated
 from medaug.data.splits import split_patients
+from medaug.data.store import SliceStore
 from medaug.data.strengths import Warps
 from medaug.evaluation.features import random_features
 from medaug.evaluation.fidelity import mask_faithfulness
@@ -89,6 +92,16 @@ def generated(folder, checkpoint, store, gan):
     return store_generated(folder/"patients", folder/"store", store, progress_bar=False)
 
 
+def draw_samples(folders, store, split, path):
+    """Draw eight generated slices, without and with their masks, for each of `folders`: length → folder."""
+    figure = Figure((7.2, 1.9*len(folders)), layout="constrained")
+    for axes, (kimg, folder) in zip(figure.subplots(len(folders), squeeze=False).ravel(), folders.items()):
+        axes.imshow(store_sheet(SliceStore(folder/"store"), scale=3, intensities=(store, split.train)))
+        axes.set_title(f"{kimg:g} thousand slices", fontsize=9)
+        axes.set_axis_off()
+    figure.savefig(path, dpi=100)
+
+
 def write_part(part, found):
     path = Path(__file__).parent/"results"/"gan_patients.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
@@ -126,6 +139,11 @@ def measure(given):
                 length["core seconds of the longest"] = int(seconds.read_text())
             found["lengths"].append(length)
             write_part(given.part, found)
+    for gan, ada in itertools.product(given.gans, given.ada):
+        name = f"{gan}-{max(given.kimg):g}-{ada}-{given.seeds[0]}"
+        made = {kimg: folder/f"{name}-made-{kimg:g}" for kimg in given.kimg}
+        picture = f"gan-patients-{gan}-{given.resolution}" + ("-ada" if ada == "yes" else "")
+        draw_samples(made, store, split, PICTURES/f"{picture}.png")
 
 
 def main():

@@ -1,6 +1,8 @@
 """Every notebook runs from top to bottom in its own process. test_experiment executes those of nbs/runs."""
-import subprocess
+import multiprocessing
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT
@@ -10,17 +12,31 @@ NOTEBOOKS = sorted(
     for path in (CHECKOUT / "nbs").rglob("*.ipynb")
     if not any(part.startswith((".", "_")) or part == "runs" for part in path.relative_to(CHECKOUT).parts)
 )
-RUN = """
-import sys
-from pathlib import Path
-from nbdev.test import test_nb
-sys.exit(not test_nb(Path(sys.argv[1]), skip_flags=["slow", "gpu"])[0])
-"""
+PROCESSES = multiprocessing.get_context("forkserver")
+# what nearly every notebook imports is imported once; nothing of medaug, which a notebook may change
+PROCESSES.set_forkserver_preload(["nbdev.test", "nbdev.showdoc", "torch", "pandas", "scipy.stats", "matplotlib.pyplot",
+                                  "nibabel", "lightning_fabric", "SimpleITK", "skimage.morphology"])
+
+
+def _run(path, log):
+    """Run a notebook in this process; what it prints goes to the file `log`."""
+    with open(log, "w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    from nbdev.test import test_nb
+
+    os.chdir(path.parent)
+    sys.path.insert(0, "")
+    sys.exit(not test_nb(path, skip_flags=["slow", "gpu"])[0])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: str(path.relative_to(CHECKOUT/"nbs")))
-def test_notebook(path):
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(path)], cwd=path.parent, capture_output=True, text=True, timeout=580
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+def test_notebook(path, tmp_path):
+    log = tmp_path/"output.log"
+    process = PROCESSES.Process(target=_run, args=(path, log))
+    process.start()
+    process.join(580)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    assert process.exitcode == 0, Path(log).read_text()[-8000:]
