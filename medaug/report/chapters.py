@@ -313,8 +313,9 @@ def curves_chapter(experiment: ExperimentFolder, out: Path | str) -> Markup:
             last = {gan: table.iloc[-1] for gan, table in gans.items()}
             best = pd.Series({method: table.validation_dsc.max() for method, table in unets.items()}, dtype=float)
             curves.append((experiment.title(*key), last, gan_path, best, unet_path))
-    segmenters = {run.method.segmenter for run in experiment.of("train_unet")}
-    return render("curves.html", curves=curves, segmenters=segmenters)
+    found = [run.method for run in experiment.of("train_unet")]
+    return render("curves.html", curves=curves, segmenters={method.segmenter for method in found},
+                  augmentations={method.augmentation for method in found})
 
 # %% ../../nbs/report/05_chapters.ipynb #8ba32dec
 def distance_rows(distances: pd.DataFrame) -> pd.DataFrame:
