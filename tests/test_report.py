@@ -12,6 +12,7 @@ from bs4 import BeautifulSoup
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.store import write_index, write_stored_patient
+from medaug.errors import UserError
 from medaug.experiment.folder import ExperimentFolder
 from medaug.experiment.plan import Experiment
 from medaug.experiment.results import DISTANCE_COLUMNS, SCORE_COLUMNS, write_part
@@ -245,6 +246,18 @@ def test_results_of_earlier_settings_are_not_shown(tmp_path):
     assert folder.faithfulness.is_file()
     text = build_report(tmp_path).read_text(encoding="utf-8")
     assert "Mask faithfulness" not in text and "no manifest yet" in text
+
+
+@pytest.mark.parametrize("damage", ["garbage\n1\n", 'epoch,loss,validation_dsc\n1,"x\n', "a;b\n1;2\n"])
+def test_a_damaged_table_is_named_in_one_line(tmp_path, damage):
+    folder = ExperimentFolder(_experiment(tmp_path, augmentation=("without",)))
+    for file in (folder.curves(folder.of("train_unet")[0]), folder.faithfulness):
+        before = file.read_text() if file.is_file() else ""
+        write_text(file, damage)
+        with pytest.raises(UserError, match="is damaged") as error:
+            build_report(tmp_path)
+        assert error.value.where == str(file)
+        write_text(file, before)
 
 
 def test_an_unfinished_experiment_says_what_is_missing(tmp_path):
