@@ -19,7 +19,7 @@ from medaug.experiment.results import DISTANCE_COLUMNS, SCORE_COLUMNS, write_par
 from medaug.experiment.runs import plan_runs
 from medaug.files import write_text
 from medaug.gan.training import CURVE_COLUMNS
-from medaug.report.build import build_report
+from medaug.report.build import build_joint_report, build_report
 from medaug.report.page import write_comparison_page
 from medaug.stats import compare, verdict
 
@@ -265,6 +265,16 @@ def test_an_unfinished_experiment_says_what_is_missing(tmp_path):
     text = build_report(folder).read_text(encoding="utf-8")
     assert "methods have no scores" in text and "the disk was full" in text and "MC-SG + w. + 4" in text
     assert "Figure 5" in text
+
+
+def test_the_runs_of_a_search_have_no_report_of_their_own(tmp_path):
+    """A run without a comparison was an IndexError, and `medaug run` had named that very command."""
+    folder = ExperimentFolder(_experiment(tmp_path, augmentation=("without",)))
+    folder.plan_file("compare").unlink()
+    with pytest.raises(UserError, match="compares no methods"):
+        build_report(tmp_path)
+    with pytest.raises(UserError, match="compares no methods"):
+        build_joint_report([tmp_path], tmp_path/"joint")
 
 
 def test_an_experiment_without_scores_has_a_report(tmp_path):

@@ -336,8 +336,9 @@ def _summarise(reporter, show):
     if not reporter.failed:
         log = folder.snakemake_log
         show(f"Snakemake ended early: {last_line(log)}\n        log: {log}")
+    command = "report" if folder.plan[-1].stage == "compare" else "status"      # a search's steps have no report
     show(f"{len(done)} of {count} runs are done; the same command tries the others again, "
-         f"medaug report {folder.path} shows what there is")
+         f"medaug {command} {folder.path} shows what there is")
     return 1
 
 # %% ../../nbs/engine/03_workflow.ipynb #d6e6a692
