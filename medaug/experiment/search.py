@@ -298,13 +298,13 @@ def _confirmation_of(choice, plan):
 
 
 def share_prepared(origin: ExperimentFolder, target: ExperimentFolder) -> None:
-    """Give `target` the prepared slices of `origin` and the record of the run; nothing if it has one.
+    """Give `target` the prepared slices of `origin` and the record of the run; nothing if they are done there.
 
     They are hard links, or copies where the file system has none. The phantom patients go with them. Both experiments
     must have the same run of `prepare`.
     """
     run = origin.plan[0]
-    if target.record_file(run).is_file() or run.name not in origin.done:
+    if run.name in target.done or run.name not in origin.done:
         return
     raw = origin.parameter_path(run, "root")
     folders = [origin.store_path(run), *([raw] if raw.resolve().is_relative_to(origin.path.resolve()) else ())]
