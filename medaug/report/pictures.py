@@ -52,7 +52,9 @@ def slices_figure(groups: dict[str, np.ndarray], modalities: tuple[str, ...], cl
     _label_sheet(ax, groups, [*(modalities[m] for m in modality_order(modalities)), "label mask"], cell)
     patches = [Patch(facecolor=np.array(class_colour(k))/255, edgecolor="#222222", lw=0.5, label=name)
                for k, name in enumerate(classes, 1)]
-    figure.legend(handles=patches, loc="lower center", ncols=len(patches), fontsize=8, frameon=False)
+    legend = figure.legend(handles=patches, loc="lower center", ncols=len(patches), fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)      # a class's name is no formula
     return figure
 
 # %% ../../nbs/report/01_pictures.ipynb #893ea6e1
