@@ -42,6 +42,8 @@ def _status(folder, watch):
     from medaug.experiment import status
     from medaug.experiment.search import SearchFolder
     if (search := SearchFolder(folder)).is_one:
+        if watch:
+            raise UserError("--watch", "follows one experiment, and a search has two", f"give {search.search.path}")
         parts = [part.path for part in (search.search, search.confirmation) if part.path.is_dir()]
         return _say("\n".join(f"{part.name}\n{status.status_text(part)}" for part in parts))
     if not watch:
@@ -116,7 +118,7 @@ def _prepare(dataset, root, store, resolution, shrink, jobs, like, intensities, 
         real = SliceStore(like)
         known = _intensities(intensities), _ids(seen, real)
         return _say(store_synthetic(root, store, real, dataset, *known, jobs))
-    _say(prepare_dataset(find_dataset(dataset), root, store, resolution, jobs, shrink=shrink))
+    _say(prepare_dataset(find_dataset(dataset), root, store, resolution or 256, jobs, shrink=shrink or 4))
 
 
 def _intensities(text):
@@ -159,8 +161,8 @@ def _generate(checkpoint, out, patients, psi, seed, masks_from, warp, style, for
     _say(f"{patients} patients in {folder}")
     if real:
         store = SliceStore(real)
-        split = split_patients(store.patients, sub_dataset or len(store.patients), split_seed, "split", fold,
-                               5 if fold > 1 else 1, store.groups)
+        size, fold = sub_dataset or len(store.patients), fold or 1
+        split = split_patients(store.patients, size, split_seed or 0, "split", fold, 5 if fold > 1 else 1, store.groups)
         file = add_split(folder, checkpoint, format, store, split)
         _say(f"real patients of {store.path} added; their split: {file}")
 
@@ -208,7 +210,8 @@ _DATASET = _argument(
 _OUT = _argument("out", metavar="OUT", help="the folder that is written")
 
 _MACHINES = [
-    _argument("--jobs", type=int, metavar="N", help="CPU threads used in all (default: all)"),
+    _argument("--jobs", type=int, metavar="N",
+              help="CPU threads used in all (default: all); with --profile: jobs at a time"),
     _argument("--gpus", type=int, metavar="N", help="GPUs used, one a run (default: all)"),
     _argument("--profile", metavar="NAME", help="Snakemake profile: slurm, slurm-without-accounting, or your own"),
     _argument("--dry-run", action="store_true", help="only count the runs and estimate how long they take")]
@@ -242,8 +245,8 @@ _DATA = {
     "prepare": (_prepare, [
         _DATASET, _argument("root", metavar="ROOT", help="the dataset's folder"),
         _argument("store", metavar="STORE", help="the slice store that is written"),
-        _argument("--resolution", type=int, default=256, metavar="R", help="size of the square slices (default: 256)"),
-        _argument("--shrink", type=int, default=4, metavar="F", help="shrink factor in bias correction (default: 4)"),
+        _argument("--resolution", type=int, metavar="R", help="size of the square slices (default: 256)"),
+        _argument("--shrink", type=int, metavar="F", help="shrink factor in bias correction (default: 4)"),
         _argument("--jobs", type=int, metavar="N", help="patients prepared at a time (default: all cores)"),
         _argument("--like", metavar="STORE", help="store of the real patients; ROOT then holds synthetic ones"),
         _argument("--intensities", metavar="WHAT", help="with --like: scanner (prepare like real ones; default), store "
@@ -266,8 +269,8 @@ _RESULTS = {
         _argument("--format", default="nifti", choices=("nifti", "msd", "nnunet"), help="file layout (default: nifti)"),
         _argument("--real", metavar="STORE", help="msd, nnunet: add the real patients of this store and their split"),
         _argument("--sub-dataset", type=int, metavar="N", help="size of the GAN's sub-dataset (default: whole store)"),
-        _argument("--split-seed", type=int, default=0, metavar="K", help="split of that sub-dataset (default: 0)"),
-        _argument("--fold", type=int, default=1, metavar="F", help="fold of that split, 1 to 5 (default: 1)")]),
+        _argument("--split-seed", type=int, metavar="K", help="split of that sub-dataset (default: 0)"),
+        _argument("--fold", type=int, metavar="F", help="fold of that split, 1 to 5 (default: 1)")]),
     "predict": (_predict, [
         _argument("checkpoint", metavar="CHECKPOINT",
                   help="checkpoint.pt of a trained U-Net, or an experiment's folder; more may follow"),
@@ -339,6 +342,24 @@ def _check_counts(arguments):
             raise UserError(f"--{name.replace('_', '-')}", f"is {value}", f"give {least} or more")
 
 
+# option → another one, without which it says nothing, or with which it says nothing
+_NEEDS = {"verbose": "dry_run", "intensities": "like", "seen": "like", "sub_dataset": "real", "split_seed": "real",
+          "fold": "real"}
+_EXCLUDES = {"resolution": "like", "shrink": "like", "gpus": "profile"}
+
+
+def _check_idle(arguments):
+    """Refuse an option that another one, given or not, makes idle."""
+    given = {name for name, value in arguments.items() if value is not None and value is not False}
+    option = lambda name: f"--{name.replace('_', '-')}"
+    for name in sorted(given):
+        needed, excluded = _NEEDS.get(name), _EXCLUDES.get(name)
+        if needed in arguments and needed not in given:
+            raise UserError(option(name), f"says nothing without {option(needed)}", f"give {option(needed)} too")
+        if excluded in given:
+            raise UserError(option(name), f"says nothing with {option(excluded)}", "leave it out")
+
+
 def main(words: list[str] | None = None) -> int:
     """Run one command, given as the `words` after `medaug`; the exit status.
 
@@ -349,6 +370,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         arguments = vars(parser().parse_args(words))
         _check_counts(arguments)
+        _check_idle(arguments)
         function, _ = COMMANDS[arguments.pop("command")]
         return function(**arguments) or 0
     except UserError as error:

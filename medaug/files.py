@@ -147,6 +147,6 @@ def is_unchanged(path: Path | str, known: Mapping[str, object] | None) -> bool:
         stat = os.stat(path)
     except OSError:
         return False
-    if not isinstance(known, Mapping) or stat.st_size != known["size"]:
+    if not isinstance(known, Mapping) or stat.st_size != known.get("size"):
         return False
-    return stat.st_mtime_ns == known["mtime_ns"] or content_hash(path) == known["sha256"]
+    return stat.st_mtime_ns == known.get("mtime_ns") or content_hash(path) == known.get("sha256")

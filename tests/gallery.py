@@ -87,14 +87,17 @@ def ended_experiment(folder):
     ExperimentFolder(folder).write_plan(runs)
     write_phantom(HEART, folder/"phantom", patients=8, size=32, depth=6, progress_bar=False)
     store = prepare_dataset(HEART, folder/"phantom", folder/runs[0].out, resolution=32, processes=1, progress_bar=False)
+    scores = _scores(store)
     for run in runs:
         for output in run.outputs:
             if not (folder/output).exists():
                 write_text(folder/output, "{}\n")
         if run.stage == "train_unet":
             _unet(folder/run.out, store, len(run.name))
+            own = scores[scores["method"] == run.method.name]
+            own.to_csv(ExperimentFolder(folder).part(run), index=False)
         ExperimentFolder(folder).write_record(run)
-    _scores(store).to_csv(folder/"scores.csv", index=False)
+    scores.to_csv(folder/"scores.csv", index=False)
     return folder
 
 

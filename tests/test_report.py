@@ -12,13 +12,14 @@ from bs4 import BeautifulSoup
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.store import write_index, write_stored_patient
+from medaug.errors import UserError
 from medaug.experiment.folder import ExperimentFolder
 from medaug.experiment.plan import Experiment
 from medaug.experiment.results import DISTANCE_COLUMNS, SCORE_COLUMNS, write_part
 from medaug.experiment.runs import plan_runs
 from medaug.files import write_text
 from medaug.gan.training import CURVE_COLUMNS
-from medaug.report.build import build_report
+from medaug.report.build import build_joint_report, build_report
 from medaug.report.page import write_comparison_page
 from medaug.stats import compare, verdict
 
@@ -247,11 +248,33 @@ def test_results_of_earlier_settings_are_not_shown(tmp_path):
     assert "Mask faithfulness" not in text and "no manifest yet" in text
 
 
+@pytest.mark.parametrize("damage", ["garbage\n1\n", 'epoch,loss,validation_dsc\n1,"x\n', "a;b\n1;2\n"])
+def test_a_damaged_table_is_named_in_one_line(tmp_path, damage):
+    folder = ExperimentFolder(_experiment(tmp_path, augmentation=("without",)))
+    for file in (folder.curves(folder.of("train_unet")[0]), folder.faithfulness):
+        before = file.read_text() if file.is_file() else ""
+        write_text(file, damage)
+        with pytest.raises(UserError, match="is damaged") as error:
+            build_report(tmp_path)
+        assert error.value.where == str(file)
+        write_text(file, before)
+
+
 def test_an_unfinished_experiment_says_what_is_missing(tmp_path):
     folder = _experiment(tmp_path, unfinished=("c-sg", "train_unet-BraTS20-20-seed0-bl-w"))
     text = build_report(folder).read_text(encoding="utf-8")
     assert "methods have no scores" in text and "the disk was full" in text and "MC-SG + w. + 4" in text
     assert "Figure 5" in text
+
+
+def test_the_runs_of_a_search_have_no_report_of_their_own(tmp_path):
+    """A run without a comparison was an IndexError, and `medaug run` had named that very command."""
+    folder = ExperimentFolder(_experiment(tmp_path, augmentation=("without",)))
+    folder.plan_file("compare").unlink()
+    with pytest.raises(UserError, match="compares no methods"):
+        build_report(tmp_path)
+    with pytest.raises(UserError, match="compares no methods"):
+        build_joint_report([tmp_path], tmp_path/"joint")
 
 
 def test_an_experiment_without_scores_has_a_report(tmp_path):

@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Collection, Mapping
 
+from ..experiment.contradictions import patients_found
 from ..experiment.plan import Experiment
 from ..experiment.runs import Run
 from ..gan.config import GanConfig
@@ -106,8 +107,13 @@ _OVERHEAD = {"prepare": 6.0, "train_gan": 6.0, "generate": 8.0, "train_unet": 8.
 _PREPARE = {True: 6.0e-6, False: 0.6e-6}    # seconds per voxel, with and without N4
 
 
+def _patients(experiment):
+    """The number of patients of an experiment: of its phantom, of its folder, or of its row; 0 if nothing says it."""
+    return experiment.phantom.patients if experiment.phantom else patients_found(experiment) or experiment.row.patients
+
+
 def _prepare_seconds(run, experiment):
-    count = experiment.phantom.patients if experiment.phantom else experiment.row.patients
+    count = _patients(experiment)
     side = experiment.phantom.size if experiment.phantom else experiment.resolution
     voxels = count * len(experiment.row.modalities) * side**2 * _slices_per_patient(run, experiment)
     return voxels * _PREPARE[experiment.row.n4] / run.resources["threads"]
@@ -161,8 +167,7 @@ def time_to_end(seconds: Mapping[str, float], needs: Mapping[str, Collection[str
 def _tested(size, experiment):
     """The number of test patients of a sub-dataset of `size` patients."""
     fifth, splits = max(1, round(size/5)), len(experiment.splits)
-    known = experiment.phantom.patients if experiment.phantom else experiment.row.patients
-    rest = known - size if experiment.statistics.test == "rest" and known else 0
+    rest = max(_patients(experiment) - size, 0) if experiment.statistics.test == "rest" else 0
     in_a_split = size if experiment.folds > 1 else round(size*(1 - (1 - fifth/size)**splits))
     return in_a_split + rest
 

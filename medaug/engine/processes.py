@@ -126,7 +126,7 @@ def _holder(path):
     try:
         holder = json.loads(path.read_text())
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
 # %% ../../nbs/engine/00_processes.ipynb #733cf34d

@@ -67,7 +67,7 @@ def _command(folder, jobs, gpus, profile):
                "--directory", str(folder.path), "--nolock", "--keep-going", "--scheduler", "greedy",
                "--rerun-triggers", "mtime"]
     if profile:
-        return [*command, "--profile", _profile(profile)]
+        return [*command, "--profile", _profile(profile), *(("--jobs", str(jobs)) if jobs else ())]
     return [*command, "--cores", str(jobs), "--resources", f"gpu={len(gpus)}"]
 
 
@@ -154,12 +154,13 @@ def _likely_reason(folder):
 class ProgressReporter:
     """Watch the state files of the runs that are `left`, and print a line to `out` whenever one changes.
 
-    `estimates` maps the name of a run to its estimated seconds; `slots` is the number of threads, GPUs or jobs.
+    `estimates` maps the name of a run to its estimated seconds; `slots` is the number of threads, GPUs or jobs. A run
+    takes one of them, or its own number where they are `threads`.
     """
 
     def __init__(self, folder: ExperimentFolder, left: Collection[Run], estimates: Mapping[str, float], slots: int,
-                 out: TextIO):
-        self.folder, self.estimates, self.slots, self.out = folder, estimates, slots, out
+                 out: TextIO, threads: bool = True):
+        self.folder, self.estimates, self.slots, self.out, self.threads = folder, estimates, slots, out, threads
         self.runs = {run.name: run for run in folder.plan}
         self.numbers = {name: number for number, name in enumerate(self.runs, 1)}
         self.left, self.started, self.failed = {run.name for run in left}, {}, {}
@@ -226,12 +227,15 @@ class ProgressReporter:
         for name, start in self.started.items():
             left[name] = max(1.0, left[name] - (time.monotonic() - start))
         needs = {name: [need for need in self.runs[name].needs if need in left] for name in left}
-        sizes = {name: self.runs[name].resources["threads"] for name in left}
+        sizes = {name: self.runs[name].resources["threads"] if self.threads else 1 for name in left}
         return time_to_end(left, needs, sizes, self.slots)
 
 # %% ../../nbs/engine/03_workflow.ipynb #ea439126
 def _estimates(runs, experiment, gpus):
     return {run.name: estimated_seconds(run, experiment, bool(gpus) and run.resources["gpus"] > 0) for run in runs}
+
+
+_CLUSTER, _CLUSTER_JOBS = "by the cluster", 200     # in place of a GPU's id; the jobs at a time of our profiles
 
 
 def _counted(count, noun):
@@ -268,6 +272,7 @@ def describe(runs: Sequence[Run], done: Collection[str], experiment: Experiment,
             lines.append(f"{stage}: {_counted(len(times), 'run')}, about {duration(sum(times))}")
     end = duration(seconds_to_end(left, experiment, jobs, gpus, done))
     machine = _counted(len(gpus), "GPU") if gpus else f"{jobs} CPU cores"
+    machine = f"a cluster with {len(gpus)} jobs at a time" if _CLUSTER in gpus else machine
     assumed = " (a GPU's is an assumption)" if gpus else ""
     lines.append(f"{len(left)} of {len(runs)} runs are left; on {machine} about {end} in all, "
                  f"with the rates of medaug.engine.estimate{assumed}")
@@ -336,8 +341,9 @@ def _summarise(reporter, show):
     if not reporter.failed:
         log = folder.snakemake_log
         show(f"Snakemake ended early: {last_line(log)}\n        log: {log}")
+    command = "report" if folder.plan[-1].stage == "compare" else "status"      # a search's steps have no report
     show(f"{len(done)} of {count} runs are done; the same command tries the others again, "
-         f"medaug report {folder.path} shows what there is")
+         f"medaug {command} {folder.path} shows what there is")
     return 1
 
 # %% ../../nbs/engine/03_workflow.ipynb #d6e6a692
@@ -355,8 +361,8 @@ def run_experiment(path: Path | str, out: Path | str, jobs: int | None = None, g
     """Run the unfinished runs of the experiment in the YAML file `path`, in the folder `out`; return the exit status.
 
     0: everything is done. 1: a run failed, or a signal stopped the work; all done runs are kept. `jobs` is the number
-    of CPU threads in all, `gpus` the number of GPUs (all by default), `profile` a Snakemake profile, and `show` prints
-    a line. A dry run lists each run if `verbose`. Raises `UserError` for a wrong request.
+    of CPU threads in all, with a Snakemake `profile` that of jobs at a time, `gpus` the number of GPUs (all by
+    default), and `show` prints a line. A dry run lists each run if `verbose`. Raises `UserError` for a wrong request.
     """
     experiment, text = read_experiment(path), Path(path).read_text(encoding="utf-8")
     return run_plan(experiment, plan_runs(experiment), text, out, jobs, gpus, profile, dry_run, show, verbose)
@@ -367,7 +373,10 @@ def run_plan(experiment: Experiment, plan: Sequence[Run], text: str, out: Path |
              show: Callable[[str], object] = print, verbose: bool = False) -> int:
     """Run the unfinished runs of `plan`, runs of an experiment whose YAML is `text`; otherwise as `run_experiment`."""
     folder = ExperimentFolder(Path(out).resolve(), plan)
-    jobs, gpus = jobs or available_cores(), _gpus_to_use(gpus) if not profile else ("by the cluster",)
+    if profile:
+        gpus = (_CLUSTER,)*(jobs or _CLUSTER_JOBS)
+    else:
+        jobs, gpus = jobs or available_cores(), _gpus_to_use(gpus)
     if dry_run:
         show(describe(folder.plan, folder.done, experiment, jobs, gpus, verbose))
         return 0
@@ -383,6 +392,6 @@ def run_plan(experiment: Experiment, plan: Sequence[Run], text: str, out: Path |
         show(f"{len(left)} runs to do, {len(folder.done)} done, in {folder.path}")
         for line in _mixed_versions(folder, left):
             show(line)
-        slots = 200 if profile else len(gpus) or jobs
-        reporter = ProgressReporter(folder, left, _estimates(folder.plan, experiment, gpus), slots, sys.stdout)
+        estimates = _estimates(folder.plan, experiment, gpus)
+        reporter = ProgressReporter(folder, left, estimates, len(gpus) or jobs, sys.stdout, threads=not gpus)
         return _watch(_start(folder, jobs, () if profile else gpus, profile), reporter, bool(profile), show)

@@ -34,9 +34,12 @@ def find_checkpoints(words: Iterable[Path | str], method: str | None = None) -> 
     """The checkpoints at the beginning of `words`, and the paths after them.
 
     A checkpoint is a file that ends in .pt or that PyTorch wrote, or an experiment's folder: then all trainings of
-    `method` in it.
+    `method` in it. `UserError` for a `method` without such a folder.
     """
     found, rest = [], [Path(word) for word in words]
+    if method and not any(map(_is_experiment, rest)):
+        raise UserError("--method", "names a method of an experiment, and no experiment's folder is given",
+                        "give the folder in place of the checkpoint, or leave --method out")
     while rest and (_is_experiment(rest[0]) or _is_checkpoint(rest[0])):
         path = rest.pop(0)
         found += trained_checkpoints(path, method) if _is_experiment(path) else [path]

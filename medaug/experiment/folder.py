@@ -57,19 +57,25 @@ def last_line(path: Path | str) -> str:
 _STATE_BYTES = 4096
 
 
+_PLANNED = {"place": int, "name": str, "stage": str, "title": str, "parameters": dict, "out": str, "outputs": list,
+            "resources": dict, "needs": list, "inputs": str}
+
+
 def _read_planned(path):
     """A file of the plan; `UserError` where it is damaged."""
-    planned = _read_json(path)
-    if not isinstance(planned, dict) or not {"place", "name", "stage"} <= planned.keys():
+    planned = _read_json(path) or {}
+    if not all(isinstance(planned.get(key), kind) for key, kind in _PLANNED.items()):
         raise UserError(path, "is damaged or gone", "give the same medaug run again, which writes the plan anew")
     return planned
 
 
 def _read_json(path):
+    """The dictionary in a JSON file; None where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def _lines(path):
@@ -82,7 +88,7 @@ def _lines(path):
 
 def _run(values):
     """The `Run` of one file of the plan."""
-    values = {key: value for key, value in values.items() if key != "place"}
+    values = {key: values[key] for key in _PLANNED if key != "place"}
     return Run(**{**values, "outputs": tuple(values["outputs"]), "needs": tuple(values["needs"])})
 
 
@@ -198,8 +204,7 @@ class ExperimentFolder:
 
     def read_record(self, run: Run | str) -> dict | None:
         """The record of a run that ended well, or None where there is none or it is damaged."""
-        record = _read_json(self.record_file(run))
-        return record if isinstance(record, dict) else None
+        return _read_json(self.record_file(run))
 
     def write_record(self, run: Run, **metadata: object) -> dict:
         """Write the record of a run that ended well, with `metadata`; `UserError` if one of its outputs is missing."""
@@ -216,18 +221,26 @@ class ExperimentFolder:
         return record
 
     def results(self, run: Run) -> dict[str, str]:
-        """The result of each run that `run` needs, from their records."""
-        return {need: self.read_record(need)["result"] for need in run.needs}
+        """The result of each run that `run` needs, from their records; `UserError` where one is damaged or gone."""
+        return {need: self._recorded(need, "result") for need in run.needs}
+
+    def _recorded(self, name, key):
+        """A field of the record of the run `name`."""
+        record = self.read_record(name) or {}
+        if key not in record:
+            remedy = "give the same medaug run again, which repeats that run"
+            raise UserError(self.record_file(name), "is damaged or gone", remedy)
+        return record[key]
 
     def is_done(self, run: Run, results: Mapping[str, str] | None = None) -> bool:
         """Whether a run ended well on these `results` of the runs it needs, and its outputs are still as it left them.
 
         Of the slices in a store only the sizes of the files are looked at.
         """
-        record = self.read_record(run)
-        results = self.results(run) if results is None else results
-        return (bool(record) and record.get("identity") == run.identity(results)
-                and all(is_unchanged(self.path/output, record["outputs"].get(output)) for output in run.outputs)
+        record = self.read_record(run) or {}
+        results, outputs = self.results(run) if results is None else results, record.get("outputs")
+        return (isinstance(outputs, dict) and record.get("identity") == run.identity(results)
+                and all(is_unchanged(self.path/output, outputs.get(output)) for output in run.outputs)
                 and record.get("stored", {}) == self._stored(run))
 
     def _stored(self, run):
@@ -238,12 +251,13 @@ class ExperimentFolder:
 
     def inputs_of(self, run: Run) -> str:
         """A hash of the inputs of a half-finished folder, with the number of generated patients that the run reads."""
-        extended = [self.read_record(need)["identity"] for need in run.needs if need.startswith("generate-")]
+        extended = [self._recorded(need, "identity") for need in run.needs if need.startswith("generate-")]
         return value_hash([run.identity(self.results(run), extended=False), extended])
 
     def read_state(self, run: Run | str) -> dict | None:
-        """What a run last wrote about itself, or None."""
-        return _read_json(self.state_file(run))
+        """What a run last wrote about itself, or None where there is nothing or it is damaged."""
+        state = _read_json(self.state_file(run)) or {}
+        return state if {"state", "reason"} <= state.keys() else None
 
     def write_state(self, run: Run | str, state: str, **values: object) -> None:
         """Write that a run is 'running', 'failed' or 'stopped', with more `values` such as the reason."""
@@ -263,7 +277,7 @@ class ExperimentFolder:
         found, results = {}, {}
         for run in self.plan:
             record = self.read_record(run) if all(need in results for need in run.needs) else None
-            if record is None or record.get("identity") != run.identity(results):
+            if record is None or "result" not in record or record.get("identity") != run.identity(results):
                 continue
             if self.is_done(run, results):
                 found[run.name] = record
@@ -290,6 +304,8 @@ class ExperimentFolder:
             return {}
         if state["state"] != "running":
             return {"state": state["state"], "reason": state["reason"]}
+        if not {"host", "pid", "since"} <= state.keys():    # it is damaged
+            return {}
         if state["host"] == socket.gethostname() and not is_alive(state["pid"]):
             return {"state": "stopped", "reason": KILLED}
         since = datetime.fromisoformat(state["since"])

@@ -78,12 +78,12 @@ def join_experiments(folders: Iterable[Path | str], out: Path | str) -> None:
     """
     seen = {}
     folders, joint = [ExperimentFolder(folder) for folder in folders], ExperimentFolder(out)
-    for scores in (folder.scores for folder in folders):
+    for number, scores in enumerate(folder.scores for folder in folders):
         for row in csv.DictReader(scores.read_text(encoding="utf-8").splitlines()):
             key = tuple(row.get(name, "") for name in ("dataset", "patients", "seed", "method", "split", "fold"))
-            if seen.setdefault(key, scores) != scores:
+            if (first := seen.setdefault(key, number)) != number:
                 what = (f"{key[3]} on {key[0]}, {key[1]} patients, split {key[4]}, fold {key[5]}, seed {key[2]}, "
-                        f"stands in {seen[key]} as well")
+                        f"stands in {folders[first].scores} as well")
                 raise UserError(scores, what, "give experiments that differ in dataset, patients, methods or seeds")
     _join([folder.scores for folder in folders], SCORE_COLUMNS, joint.scores)
     _join([folder.distances for folder in folders], DISTANCE_COLUMNS, joint.distances)

@@ -251,7 +251,10 @@ class SearchFolder:
         confirmation = self.confirmation
         if not confirmation.scores.is_file() or not self.confirmed_file.is_file():
             return None
-        known = json.loads(self.confirmed_file.read_text(encoding="utf-8"))
+        try:
+            known = json.loads(self.confirmed_file.read_text(encoding="utf-8"))
+        except ValueError:      # it is damaged, and says of no choice that it is the confirmed one
+            return None
         if known != _confirmation_of(choice, confirmation.plan):
             return None
         if any(run.name not in confirmation.done for run in confirmation.plan):
@@ -261,7 +264,7 @@ class SearchFolder:
     def _confirmations(self):
         file = self.confirmations_file
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return [json.loads(line) for line in lines if line.strip()]
+        return [_noted(f"{file}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
 
     def note_confirmation(self, choice: Choice, dataset: str, test: Iterable[str]) -> None:
         """Note that the test patients `test` of a dataset are used to confirm `choice`; the same is noted once."""
@@ -277,6 +280,17 @@ class SearchFolder:
                 and (one["folder"], one["choice"]) != mine]
 
 
+def _noted(where, line):
+    """What a line on a confirmation says; `UserError` where it is damaged, because no confirmation may be forgotten."""
+    try:
+        noted = json.loads(line)
+        if not {"folder", "choice", "dataset", "test"} - {*noted}:
+            return noted
+    except (ValueError, TypeError):
+        pass
+    raise UserError(where, "is damaged", "mend or delete that line: each stands for one look at test patients")
+
+
 def _confirmation_of(choice, plan):
     # without the results of the runs before, of which there are none yet
     runs = [(run.name, run.identity(dict.fromkeys(run.needs, ""))) for run in plan]
@@ -284,13 +298,13 @@ def _confirmation_of(choice, plan):
 
 
 def share_prepared(origin: ExperimentFolder, target: ExperimentFolder) -> None:
-    """Give `target` the prepared slices of `origin` and the record of the run; nothing if it has one.
+    """Give `target` the prepared slices of `origin` and the record of the run; nothing if they are done there.
 
     They are hard links, or copies where the file system has none. The phantom patients go with them. Both experiments
     must have the same run of `prepare`.
     """
     run = origin.plan[0]
-    if target.record_file(run).is_file() or run.name not in origin.done:
+    if run.name in target.done or run.name not in origin.done:
         return
     raw = origin.parameter_path(run, "root")
     folders = [origin.store_path(run), *([raw] if raw.resolve().is_relative_to(origin.path.resolve()) else ())]

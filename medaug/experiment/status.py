@@ -26,11 +26,12 @@ def driver(folder: Path | str) -> str:
     """A sentence on whether a `medaug run` works in `folder`."""
     try:
         holder = json.loads(ExperimentFolder(folder).lock_holder.read_text())
-    except (OSError, ValueError):
+        host, pid, since = holder["host"], int(holder["pid"]), holder["since"]
+    except (OSError, ValueError, KeyError, TypeError):
         return "not running"
-    if holder["host"] != socket.gethostname():
-        return f"last run from {holder['host']} by process {holder['pid']} since {holder['since']}"
-    return f"running as process {holder['pid']} since {holder['since']}" if is_alive(holder["pid"]) else "not running"
+    if host != socket.gethostname():
+        return f"last run from {host} by process {pid} since {since}"
+    return f"running as process {pid} since {since}" if is_alive(pid) else "not running"
 
 # %% ../../nbs/experiment/04_status.ipynb #41b53e48
 STATES = ("done", "running", "failed", "stopped", "left")

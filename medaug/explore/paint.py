@@ -92,7 +92,7 @@ class Painter(Panel):
 
     def __init__(self, gan: TrainedGan, masks: Callable[[int], torch.Tensor] | None = None, side: int = 384):
         data, size = gan.data, gan.data.resolution
-        self.gan, self.masks, self.made = gan, masks, None
+        self.gan, self.masks, self.made, self._drawn = gan, masks, None, None
         self._wanted = self._working = None
         self.painting = Painting(masks(0)[0] if masks else np.zeros((size, size)))
         self.canvas = Canvas(self.do, size=size, side=max(1, round(side/size))*size,
@@ -119,6 +119,8 @@ class Painter(Panel):
         return make_slices(self.gan, ws, torch.from_numpy(labels.copy())[None], noise)[0]
 
     def _save_slice(self, path):
+        if self._drawn is not self.painting.labels:     # the image of the last stroke is still at work
+            self.redraw()
         labels = torch.from_numpy(self.painting.labels.copy())[None]
         return save_slice(path, self.made, labels, self.gan.data, self.shown)
 
@@ -146,7 +148,7 @@ class Painter(Panel):
         return self._shown(labels, self._drawing(labels, values), values)
 
     def _shown(self, labels, images, values):
-        self.made = images
+        self.made, self._drawn = images, labels
         if values["ground"] == "nothing":
             self.canvas.ground = b""
         else:
@@ -205,7 +207,10 @@ class Painter(Panel):
             self._wanted = False
             labels, values = self.painting.labels, self.values()
             images = await asyncio.to_thread(self._drawing, labels, values)
-            self.show(*self._shown(labels, images, values))
+            if values == self.values():
+                self.show(*self._shown(labels, images, values))
+            else:       # a control has been changed, and its image is shown already
+                self._wanted = True
 
 # %% ../../nbs/explore/04_paint.ipynb #59e8e2fc
 @show_errors

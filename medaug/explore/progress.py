@@ -27,10 +27,13 @@ from .panel import Panel, show_errors
 
 # %% ../../nbs/explore/05_progress.ipynb #9d4e939c
 def begun_trainings(folder: Path | str) -> dict[str, Run]:
-    """title → run of each training in the experiment's `folder` that has written curves, in the order of the plan."""
-    experiment = ExperimentFolder(folder)
-    return {run.title: run for run in experiment.plan
-            if run.stage in ("train_gan", "train_unet") and experiment.curves(run).is_file()}
+    """title → run of each training in the experiment's `folder` that has written curves, in the order of the plan.
+
+    Curves that a run left with other settings are none of its own.
+    """
+    experiment = ExperimentFolder(folder, without_inputs=True)
+    return {run.title: run for run in experiment.plan if run.stage in ("train_gan", "train_unet")
+            and experiment.curves(run).is_file() and experiment.is_begun(run)}
 
 # %% ../../nbs/explore/05_progress.ipynb #41cde2e2
 def training_picture(experiment: ExperimentFolder, run: Run) -> np.ndarray:
@@ -106,6 +109,7 @@ async def _refresh(panel, folder, every):
         now = {title: experiment.curves(run).stat().st_mtime_ns for title, run in begun.items()}
         if now != before:
             with panel.quiet():
-                chosen = training.value or next(iter(begun), None)
-                training.options, training.value = list(_trainings(folder)), chosen
+                options, chosen = list(_trainings(folder)), training.value
+                training.options = options      # a training that starts anew has no curves
+                training.value = chosen if chosen in options else next(iter(begun), None)
             before = now

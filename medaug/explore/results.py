@@ -319,7 +319,7 @@ def _worst_patients(chosen):
     text = ipywidgets.HTML()
 
     def update(*_):
-        text.value = "Worst patients: " + "; ".join(name for name, _ in _ranked(chosen)[:10])
+        text.value = line("Worst patients: " + "; ".join(name for name, _ in _ranked(chosen)[:10]))
 
     def show(id):
         scores = ", ".join(f"{method} {value:.3f}" for method, value in chosen.wide().loc[id].items())

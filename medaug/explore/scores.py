@@ -23,7 +23,7 @@ def unfinished(source: pd.DataFrame | Path | str) -> str:
     """'6 of 10 U-Nets done' for the folder of an experiment whose U-Nets are not all done; '' for anything else."""
     if isinstance(source, pd.DataFrame) or not _is_planned(source):
         return ""
-    experiment = ExperimentFolder(source)
+    experiment = ExperimentFolder(source, without_inputs=True)
     done, planned = len(experiment.of("train_unet", done=True)), len(experiment.of("train_unet"))
     return f"{done} of {planned} U-Nets done" if done < planned else ""
 
@@ -35,18 +35,19 @@ def _is_planned(source):
 
 def _parts(source):
     """The scores of the U-Nets that are done, as one table. Raises `UserError` if there are none."""
-    experiment = ExperimentFolder(source)
+    experiment = ExperimentFolder(source, without_inputs=True)
     parts = [experiment.part(run) for run in experiment.of("train_unet", done=True)]
     if not parts:
         raise UserError(source, f"has no scores yet: {unfinished(source)}", "follow it with watch_experiment")
-    return pd.concat([pd.read_csv(part) for part in parts], ignore_index=True)
+    # as text: the patient 007 is not 7, and a class may be called NA
+    return pd.concat([pd.read_csv(part, dtype=str, keep_default_na=False) for part in parts], ignore_index=True)
 
 
 def _source(source):
-    """The table of an unfinished experiment, the path of a finished one's; anything else is a table or its path."""
+    """The table of an experiment's runs, as scores.csv may be of earlier ones; anything else is a table or its path."""
     if isinstance(source, pd.DataFrame):
         return source
-    if unfinished(source):
+    if _is_planned(source):
         return _parts(source)
     return ExperimentFolder(source).scores if Path(source).is_dir() else Path(source)
 
@@ -54,7 +55,7 @@ def _source(source):
 def open_scores(source: pd.DataFrame | Path | str, score: str = "dsc") -> pd.DataFrame:
     """The checked long table (`checked_table`) of one score of an experiment's folder, a CSV file or a DataFrame.
 
-    It leaves out rows whose score is not a finite number. Of an unfinished experiment it has the U-Nets that are done.
+    It leaves out rows whose score is not a finite number. Of an experiment it has the U-Nets that are done.
     """
     source = _source(source)
     if isinstance(source, pd.DataFrame):

@@ -48,8 +48,11 @@ def _scores_of(experiment: ExperimentFolder) -> pd.DataFrame | None:
 
 
 def _statistics_settings(experiment: ExperimentFolder) -> tuple[float, str, float]:
-    """alpha, blocks and the smallest effect that matters, from the plan's last run."""
-    parameters = experiment.of("compare")[0].parameters
+    """alpha, blocks and the smallest effect that matters, from the plan's last run; `UserError` where it is another."""
+    if not (compared := experiment.of("compare")):
+        what = "compares no methods, because a search chooses among them"
+        raise UserError(experiment.path, what, "read the report that medaug search writes, or give another experiment")
+    parameters = compared[0].parameters
     return parameters["alpha"], parameters["blocks"], parameters.get("smallest_effect", SMALLEST_EFFECT)
 
 
@@ -76,9 +79,9 @@ def _score_chapters(experiments: list[ExperimentFolder], scores: pd.DataFrame | 
                     out: Path) -> tuple[Markup, list[tuple[str, str, Markup | str]]]:
     """The body of the verdict, and the chapters of the statistics; these are empty while nothing can be compared."""
     remarks = [text for each in experiments for text in (*chapters.remarks_on(each), *cautions.cautions(each))]
-    comparison, refused = None, []
+    comparison, refused, settings = None, [], _statistics_settings(experiments[0])
     if scores is not None:
-        comparison, refused = compare_available(scores, *_statistics_settings(experiments[0]))
+        comparison, refused = compare_available(scores, *settings)
     if comparison is None:
         return render("verdict-none.html", remarks=remarks + refused), []
     named = scores.assign(dataset=scores["dataset"] + "-" + scores["patients"].astype(str))
@@ -120,10 +123,12 @@ def build_report(folder: Path | str) -> Path:
 def build_joint_report(folders: Iterable[Path | str], out: Path | str) -> Path:
     """Write scores.csv, fid.csv and report/ of several experiments together into `out`; the path of its index.html.
 
-    `UserError` where a folder is no experiment's, where two hold the same scores, or where they are not compared with
-    the same alpha and blocks.
+    `UserError` where a folder is no experiment's, where two hold the same scores, where they are not compared with the
+    same alpha and blocks, or where `out` is one of them.
     """
     folders, out = [Path(folder) for folder in folders], Path(out)
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise UserError(out, "is one of the experiments, and would lose its own scores", "give another folder")
     experiments = [ExperimentFolder(folder, without_inputs=True) for folder in folders]
     for experiment in experiments:
         assemble(experiment)

@@ -53,7 +53,7 @@ def empty_sentences(experiment: ExperimentFolder) -> list[str]:
 # %% ../../nbs/report/08_cautions.ipynb #408df153
 def _faithfulness(experiment):
     """A caution as in `faithfulness_sentences`; None for `FREE` pipelines, whose images and masks are real."""
-    found = read_table(experiment.faithfulness)
+    found = read_table(experiment.faithfulness, ("patients", "seed", "ratio"))
     if found is None:
         return []
     found = found[~found["pipeline"].isin(FREE)]

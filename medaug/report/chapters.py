@@ -21,8 +21,10 @@ from ..data.patients import empty_cases
 from ..data.pictures import fullest_slice, modality_order, slice_rows
 from ..data.splits import Split
 from ..data.store import SliceStore, intensity_range
+from ..errors import UserError
 from ..experiment.folder import ExperimentFolder, Run
 from ..experiment.runs import SubDataset, sub_dataset_folder
+from ..gan.training import CURVE_COLUMNS
 from ..methods import AUGMENTATIONS, PAPER_RECIPE, PIPELINES, SEGMENTER_TITLES
 from ..progress import duration
 from ..seeds import numpy_generator
@@ -280,19 +282,33 @@ def samples_chapter(experiment: ExperimentFolder, out: Path | str, first: bool =
     return render("samples.html", experiment=experiment, samples=samples, modalities=modalities)
 
 # %% ../../nbs/report/05_chapters.ipynb #02de8b84
-def read_table(path: Path) -> pd.DataFrame | None:
-    """The CSV file at `path`, or None where there is none or it has no rows."""
+def read_table(path: Path, numbers: Iterable[str] = ()) -> pd.DataFrame | None:
+    """The CSV file at `path`, or None where there is none or it has no rows.
+
+    `UserError` where it is no table, or where one of the columns `numbers` is missing or holds anything else.
+    """
+    remedy = "delete it: the report is made without it, and medaug run makes again what it needs"
     try:
         found = pd.read_csv(path)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return None
+    except ValueError as error:
+        raise UserError(path, f"is damaged ({type(error).__name__})", remedy) from None
+    wrong = [name for name in numbers if name not in found or not pd.api.types.is_numeric_dtype(found[name])]
+    if len(found) and wrong:
+        raise UserError(path, f"is damaged (it has no numbers in a column {wrong[0]})", remedy)
     return found if len(found) else None
+
+
+_UNET_COLUMNS = ("epoch", "loss", "validation_dsc")
 
 
 def _curves_of(experiment: ExperimentFolder, stage: str, key: SubDataset) -> dict[str, pd.DataFrame]:
     """Name → table of curves.csv of those runs of a stage on one sub-dataset that have one."""
-    tables = {run.method.name if run.method else run.parameters["gan"].upper(): read_table(experiment.curves(run))
-              for run in experiment.of(stage) if run.drawn == key and experiment.is_begun(run)}
+    columns = CURVE_COLUMNS if stage == "train_gan" else _UNET_COLUMNS
+    begun = [run for run in experiment.of(stage) if run.drawn == key and experiment.is_begun(run)]
+    tables = {run.method.name if run.method else run.parameters["gan"].upper():
+              read_table(experiment.curves(run), columns) for run in begun}
     return {name: table for name, table in tables.items() if table is not None}
 
 
@@ -313,8 +329,9 @@ def curves_chapter(experiment: ExperimentFolder, out: Path | str) -> Markup:
             last = {gan: table.iloc[-1] for gan, table in gans.items()}
             best = pd.Series({method: table.validation_dsc.max() for method, table in unets.items()}, dtype=float)
             curves.append((experiment.title(*key), last, gan_path, best, unet_path))
-    segmenters = {run.method.segmenter for run in experiment.of("train_unet")}
-    return render("curves.html", curves=curves, segmenters=segmenters)
+    found = [run.method for run in experiment.of("train_unet")]
+    return render("curves.html", curves=curves, segmenters={method.segmenter for method in found},
+                  augmentations={method.augmentation for method in found})
 
 # %% ../../nbs/report/05_chapters.ipynb #8ba32dec
 def distance_rows(distances: pd.DataFrame) -> pd.DataFrame:
@@ -344,7 +361,7 @@ def distances_chapter(experiment: ExperimentFolder) -> Markup | str:
 # %% ../../nbs/report/05_chapters.ipynb #7fa919d9
 def faithfulness_chapter(experiment: ExperimentFolder) -> Markup | str:
     """Whether generated images show their masks, from faithfulness.csv; nothing where it is missing or empty."""
-    found = read_table(experiment.faithfulness)
+    found = read_table(experiment.faithfulness, ("patients", "seed", "generated", "real", "ratio"))
     if found is None:
         return ""
     names = [f"{experiment.title(row.patients, row.seed, row.split, row.fold)}, {row.pipeline.upper()}"

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from ..data.pictures import class_colour, modality_order
 from ..gan.watch import draw_curves
 from ..methods import Method
-from .figures import distinct_colours
+from .figures import LINE_OF, distinct_colours
 
 # %% ../../nbs/report/01_pictures.ipynb #98dd2451
 def _label_sheet(ax: Axes, groups: dict[str, np.ndarray], columns: list[str], cell: int) -> None:
@@ -52,7 +52,9 @@ def slices_figure(groups: dict[str, np.ndarray], modalities: tuple[str, ...], cl
     _label_sheet(ax, groups, [*(modalities[m] for m in modality_order(modalities)), "label mask"], cell)
     patches = [Patch(facecolor=np.array(class_colour(k))/255, edgecolor="#222222", lw=0.5, label=name)
                for k, name in enumerate(classes, 1)]
-    figure.legend(handles=patches, loc="lower center", ncols=len(patches), fontsize=8, frameon=False)
+    legend = figure.legend(handles=patches, loc="lower center", ncols=len(patches), fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)      # a class's name is no formula
     return figure
 
 # %% ../../nbs/report/01_pictures.ipynb #893ea6e1
@@ -72,7 +74,7 @@ def unet_curves_figure(curves: dict[str, pd.DataFrame]) -> Figure:
     """Training loss and validation DSC of U-Nets by epoch, a column a line. `curves`: method → table of curves.csv."""
     methods = sorted(map(Method.parse, curves), key=lambda method: method.order)
     columns = list(dict.fromkeys(method.line for method in methods))
-    numbers = sorted({0, *(method.generated or 0 for method in methods)})
+    numbers = sorted({0, *(method.generated or method.steps_of for method in methods)})
     colours = dict(zip(numbers, distinct_colours(len(numbers))))
     figure = Figure((3.0*len(columns) + 0.6, 4.6), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey="row")
@@ -80,7 +82,7 @@ def unet_curves_figure(curves: dict[str, pd.DataFrame]) -> Figure:
         method = Method.parse(name)
         for ax, values in zip(axes[:, columns.index(method.line)], ("loss", "validation_dsc")):
             ax.plot(table["epoch"], table[values], label=name, marker="." if len(table) < 3 else None, lw=1.1,
-                    color=colours[method.generated or 0], linestyle="--" if method.augmentation == "with" else "-")
+                    color=colours[method.generated or method.steps_of], linestyle=LINE_OF.get(method.augmentation, "-"))
     for title, (above, below) in zip(columns, axes.T):
         above.set_title(title, fontsize=9, parse_math=False)
         below.set_xlabel("epoch", fontsize=8)
