@@ -184,16 +184,27 @@ def find_format(name: str, has_images: bool = True) -> type:
     return FORMATS[name]
 
 # %% ../../nbs/gan/14_exports.ipynb #b16e4056
+def _refuse_another_split(layout, parts):
+    """Raise `UserError` if a real patient lies in another part, 'Tr' or 'Ts', than that of its name in `parts`."""
+    for part in ("Tr", "Ts"):
+        there = (name for name in label_files(layout.out/f"labels{part}") if not is_synthetic_name(name))
+        if wrong := next((name for name in there if parts.get(name) != part), None):
+            raise UserError(layout.out, f"holds {wrong} in labels{part}, where another split has put it",
+                            "choose another folder, or delete this one")
+
+
 def add_real_patients(layout: TaskFolder, store: SliceStore, split: Split, synthetic_names: Sequence[str]) -> Path:
     """Add the patients of `split` from `store` to a layout with the patients `synthetic_names`; `describe` afterwards.
 
     Training and validation patients are written to `imagesTr`, test patients to `imagesTs`, each at the position of
-    its scan. Returns the path of `splits_final.json`. Raises `UserError` for a layout without these parts.
+    its scan. Returns the path of `splits_final.json`. Raises `UserError` for a layout without these parts, and for one
+    that holds the real patients of another split.
     """
     if not layout.needs_images:
         raise UserError("format: nifti", "has no place for real patients and their split", "take msd or nnunet")
     real = (*split.train, *split.validation, *split.test)
     prefix = "real_" if any(map(is_synthetic_name, real)) else ""
+    _refuse_another_split(layout, {prefix + id: "Ts" if id in split.test else "Tr" for id in real})
     for id in real:
         patient = store.patient(id)
         part = "Ts" if id in split.test else "Tr"
