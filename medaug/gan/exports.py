@@ -127,6 +127,18 @@ class TaskFolder:
         write_nifti(self.out/f"labels{part}"/f"{name}.nii.gz", volume, affine)
 
 
+def _validation_names(path):
+    """The validation patients of a `splits_final.json`; none where there is no such file."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))[0]["val"] if path.is_file() else []
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(path, "is damaged, so it does not say which patients are for validation",
+                        "delete it, and add the real patients again") from None
+    return names
+
+
 class DecathlonFolder(TaskFolder):
     """`imagesTr`, `labelsTr` and `dataset.json` as in the tasks of the Medical Segmentation Decathlon."""
 
@@ -134,9 +146,11 @@ class DecathlonFolder(TaskFolder):
         return {"": _in_one_array(modalities)}
 
     def describe(self, provenance: dict[str, Any]) -> None:
-        """Write `dataset.json` for the patients in the folder; validation patients have a list of their own."""
-        splits, data = self.out/"splits_final.json", self.data
-        validation = json.loads(splits.read_text(encoding="utf-8"))[0]["val"] if splits.is_file() else []
+        """Write `dataset.json` for the patients in the folder; validation patients have a list of their own.
+
+        Raises `UserError` for a damaged `splits_final.json`.
+        """
+        data, validation = self.data, _validation_names(self.out/"splits_final.json")
         pair = lambda name: {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
         training, test = [name for name in self.names() if name not in validation], label_files(self.out/"labelsTs")
         real = ", and real ones (splits_final.json)" if validation else ""
