@@ -130,18 +130,23 @@ def _unusual(style, mixing, warps=None):
     return {**more, "warps": json.loads(json.dumps(asdict(warps)))} if warps else more      # as the file has it
 
 
-def _write_patients(layout, provenance, patient_count, make):
-    """Write the patients 1 … `patient_count` that are missing in `layout`; `make(number)` gives (images, labels)."""
-    path, complete = layout.out/"generated.json", set(layout.names())
+def _known_provenance(layout):
+    """What `generated.json` says of the patients in `layout`, or None without the file; `UserError` if damaged."""
+    path = layout.out/"generated.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError:
         raise UserError(path, "is damaged, so it does not say how the patients beside it were made",
                         "choose another folder, or delete this one") from None
+
+
+def _write_patients(layout, provenance, patient_count, make):
+    """Write the patients 1 … `patient_count` that are missing in `layout`; `make(number)` gives (images, labels)."""
+    known, complete = _known_provenance(layout), set(layout.names())
     if known != provenance and (known or complete):
         raise UserError(layout.out, "holds patients made in another way (see generated.json) or by another program",
                         "choose another folder, or delete this one")
-    write_json(path, provenance)
+    write_json(layout.out/"generated.json", provenance)
     missing = [number for number in range(1, patient_count + 1) if patient_name(number) not in complete]
     if missing:
         (layout.out/"dataset.json").unlink(missing_ok=True)
@@ -221,13 +226,18 @@ def add_split(out: Path | str, checkpoint: Path | str, format: str, store: Slice
     """Add the real patients of `split` from `store` to a folder of `generate_patients` in `format`, 'msd' or 'nnunet'.
 
     Returns the path of `splits_final.json`, in which synthetic patients are training patients. Raises `LeakError` if
-    the GAN has seen any but training patients of `split`, `UserError` for the format 'nifti'.
+    the GAN has seen any but training patients of `split`, `UserError` for the format 'nifti' and for a folder of which
+    `generated.json` says nothing.
     """
     data = load_checkpoint(checkpoint).data
     guard(split, data.training_patients, checkpoint)
     layout = find_format(format)(out, data)
+    provenance = _known_provenance(layout)
+    if provenance is None:
+        raise UserError(layout.out, "has no generated.json, which says how its patients were made",
+                        "generate them with medaug first")
     path = add_real_patients(layout, store, split, list(filter(is_synthetic_name, layout.names())))
-    layout.describe(json.loads((layout.out/"generated.json").read_text(encoding="utf-8")))
+    layout.describe(provenance)
     return path
 
 # %% ../../nbs/gan/15_generate.ipynb #07a97c5b
@@ -267,8 +277,10 @@ def guard_generated(folder: Path | str, split: Split) -> None:
     path = Path(folder)/"generated.json"
     try:
         gans = json.loads(path.read_text(encoding="utf-8"))["gans"]
-        seen = {gan: metadata["training_patients"] for gan, metadata in gans.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        seen = {gan: [*metadata["training_patients"]] for gan, metadata in gans.items()}
+        if not all(seen.values()) or not seen:
+            raise ValueError("nobody")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(path, f"does not say which patients the GAN has seen ({type(error).__name__})",
                         "generate the patients with medaug") from None
     for gan, patients in seen.items():
