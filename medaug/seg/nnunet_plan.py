@@ -22,7 +22,7 @@ from ..data.splits import Split
 from ..data.store import SliceStore, StoredPatient
 from ..data.volumes import slices_affine, slices_to_volume, write_nifti
 from ..errors import UserError
-from ..files import content_hash, value_hash, whole_folder, write_json
+from ..files import content_hash, value_hash, whole_file, whole_folder, write_json
 
 # %% ../../nbs/seg/06_nnunet_plan.ipynb #798cdc86
 def case_name(id: str, synthetic: bool = False) -> str:
@@ -178,7 +178,8 @@ def _link(source, target):
         try:
             os.link(source, target)
         except OSError:
-            target.write_bytes(source.read_bytes())
+            with whole_file(target) as part:
+                part.write_bytes(source.read_bytes())
 
 
 def link_plan(planned: Path | str, out: Path | str) -> Path:
