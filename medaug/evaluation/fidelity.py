@@ -123,8 +123,8 @@ def mask_faithfulness(trained: TrainedUNet, synthetic: SliceStore, store: SliceS
     `trained`: a U-Net trained on real slices only; `store`, `patients`: real test patients, for comparison; `real`:
     their `pooled_dice` where it is known.
     `generated` and `real` are DSC over all slices together, from 0 to 1, NaN for a class that no mask shows; the last
-    row is the mean of the other rows. Raises `UserError` if the U-Net was trained with generated patients or with one
-    of `patients`, and for stores that do not fit the U-Net.
+    row is the mean of the classes that have both. Raises `UserError` if the U-Net was trained with generated patients
+    or with one of `patients`, and for stores that do not fit the U-Net.
     """
     if trained.config.generated:
         raise UserError("mask faithfulness", f"the U-Net was trained with {trained.config.generated} generated "
@@ -134,5 +134,5 @@ def mask_faithfulness(trained: TrainedUNet, synthetic: SliceStore, store: SliceS
     dsc = {"generated": pooled_dice(trained, synthetic, synthetic.patients, "mask faithfulness", batch),
            "real": pooled_dice(trained, store, patients, "the same, real", batch) if real is None else real}
     table = pd.DataFrame(dsc, index=pd.Index(store.classes, name="class"))
-    table.loc["mean"] = table.mean()
+    table.loc["mean"] = table.dropna().mean()
     return table.reset_index().assign(ratio=lambda table: table.generated/table.real)

@@ -137,8 +137,8 @@ def _contradictions(config: GanConfig) -> Iterator[tuple[str, bool, str, str]]:
     share = config.batch // parts
     what = f"{share} slices a part cannot be put in groups of 4"
     yield "batch", share > 4 and share % 4, what, "take a multiple of 4"
-    what = f"{config.precision!r} is not known"
     what = f"{config.condition!r} is not known"
     yield "condition", config.condition not in ("mask", "tissue"), what, "choose mask or tissue"
     yield "tissues", not 3 <= config.tissues <= 6, f"is {config.tissues}", "give 3, 4, 5 or 6"
+    what = f"{config.precision!r} is not known"
     yield "precision", config.precision not in _PRECISIONS, what, f"choose one of {', '.join(_PRECISIONS)}"

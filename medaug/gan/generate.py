@@ -130,18 +130,28 @@ def _unusual(style, mixing, warps=None):
     return {**more, "warps": json.loads(json.dumps(asdict(warps)))} if warps else more      # as the file has it
 
 
+def _known_provenance(layout):
+    """What `generated.json` says of the patients in `layout`, or None without the file; `UserError` if damaged."""
+    path = layout.out/"generated.json"
+    if not path.is_file():
+        return None
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        raise UserError(path, "is damaged, so it does not say how the patients beside it were made",
+                        "choose another folder, or delete this one")
+    return known
+
+
 def _write_patients(layout, provenance, patient_count, make):
     """Write the patients 1 … `patient_count` that are missing in `layout`; `make(number)` gives (images, labels)."""
-    path, complete = layout.out/"generated.json", set(layout.names())
-    try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError:
-        raise UserError(path, "is damaged, so it does not say how the patients beside it were made",
-                        "choose another folder, or delete this one") from None
+    known, complete = _known_provenance(layout), set(layout.names())
     if known != provenance and (known or complete):
         raise UserError(layout.out, "holds patients made in another way (see generated.json) or by another program",
                         "choose another folder, or delete this one")
-    write_json(path, provenance)
+    write_json(layout.out/"generated.json", provenance)
     missing = [number for number in range(1, patient_count + 1) if patient_name(number) not in complete]
     if missing:
         (layout.out/"dataset.json").unlink(missing_ok=True)
@@ -217,17 +227,29 @@ def generate_patients(checkpoint: Path | str, out: Path | str, patient_count: in
     return Path(out)
 
 # %% ../../nbs/gan/15_generate.ipynb #2f350e48
+def _guard_masks(provenance, split, where):
+    """Raise `LeakError` if label maps that C-SG has painted are called like validation or test patients of `split`."""
+    masks = filter(lambda name: not is_synthetic_name(name), provenance.get("masks") or ())
+    guard(split, {*masks} & {*split.validation, *split.test}, f"{where}: the label maps behind these patients")
+
+
 def add_split(out: Path | str, checkpoint: Path | str, format: str, store: SliceStore, split: Split) -> Path:
     """Add the real patients of `split` from `store` to a folder of `generate_patients` in `format`, 'msd' or 'nnunet'.
 
     Returns the path of `splits_final.json`, in which synthetic patients are training patients. Raises `LeakError` if
-    the GAN has seen any but training patients of `split`, `UserError` for the format 'nifti'.
+    the GAN has seen any but training patients of `split` or painted their label maps, `UserError` for the format
+    'nifti' and for a folder of which `generated.json` says nothing.
     """
     data = load_checkpoint(checkpoint).data
     guard(split, data.training_patients, checkpoint)
     layout = find_format(format)(out, data)
+    provenance = _known_provenance(layout)
+    if provenance is None:
+        raise UserError(layout.out, "has no generated.json, which says how its patients were made",
+                        "generate them with medaug first")
+    _guard_masks(provenance, split, layout.out)
     path = add_real_patients(layout, store, split, list(filter(is_synthetic_name, layout.names())))
-    layout.describe(json.loads((layout.out/"generated.json").read_text(encoding="utf-8")))
+    layout.describe(provenance)
     return path
 
 # %% ../../nbs/gan/15_generate.ipynb #07a97c5b
@@ -262,14 +284,18 @@ def generate_mc_sg(m_checkpoint: Path | str, c_checkpoint: Path | str, out: Path
 def guard_generated(folder: Path | str, split: Split) -> None:
     """Raise `LeakError` if the GAN behind the patients in `folder` has seen any but training patients of `split`.
 
-    Raises `UserError` if `generated.json` does not say which patients the GAN has seen.
+    The label maps that it has painted count as seen. Raises `UserError` if `generated.json` does not say which patients
+    the GAN has seen.
     """
     path = Path(folder)/"generated.json"
     try:
-        gans = json.loads(path.read_text(encoding="utf-8"))["gans"]
-        seen = {gan: metadata["training_patients"] for gan, metadata in gans.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        provenance = json.loads(path.read_text(encoding="utf-8"))
+        seen = {gan: [*metadata["training_patients"]] for gan, metadata in provenance["gans"].items()}
+        if not all(seen.values()) or not seen:
+            raise ValueError("nobody")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(path, f"does not say which patients the GAN has seen ({type(error).__name__})",
                         "generate the patients with medaug") from None
     for gan, patients in seen.items():
         guard(split, patients, f"{path}: the {gan.upper()} behind these patients")
+    _guard_masks(provenance, split, path)

@@ -63,7 +63,7 @@ def transfer(source: torch.nn.Module, target: torch.nn.Module) -> list[str]:
     """Copy the weights of `source` that fit into `target`, in place; returns the layers that keep their own weights."""
     named = lambda network: {_by_resolution(name, network): value for name, value in network.state_dict().items()}
     found, ours, extra = named(source), named(target), target.cond_channels - source.cond_channels
-    other_image, other_mapping = source.img_channels != target.img_channels, _depth(source) != _depth(target)
+    other_image, other_mapping = source.img_channels != target.img_channels, _mapping(source) != _mapping(target)
     weights, unmatched = {}, []
     for name, own in target.state_dict().items():
         key = _by_resolution(name, target)
@@ -78,9 +78,9 @@ def transfer(source: torch.nn.Module, target: torch.nn.Module) -> list[str]:
     return list(dict.fromkeys(unmatched))
 
 
-def _depth(network):
-    """The number of layers in a generator's mapping network; a part of a mapping network is another function."""
-    return len(network.mapping.layers) if hasattr(network, "mapping") else 0
+def _mapping(network):
+    """z_dim and the layers of a generator's mapping network; a part of a mapping network is another function."""
+    return (network.z_dim, len(network.mapping.layers)) if hasattr(network, "mapping") else ()
 
 # %% ../../nbs/gan/10_transfer.ipynb #65e8cfea
 def initialise_from(path: Path | str, generator: torch.nn.Module, discriminator: torch.nn.Module) -> list[str]:

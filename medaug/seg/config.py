@@ -99,7 +99,7 @@ class NnUNetConfig:
 
     `configuration`: one of `CONFIGURATIONS`. `epochs` of `iterations` optimisation steps and `validation_iterations`
     batches of the validation patients. `augmentation`: nnU-Net's own, or none. `generated`: the number of generated
-    patients. `fraction`: the share of generated patients among the cases of a batch, above 0 and below 1, or None to
+    patients. `fraction`: the share of generated patients among the cases of a batch, from 0.01 to 0.99, or None to
     draw all cases equally often. `workers`: processes that augment; with more than 0 a training is not repeatable.
     Raises `UserError` for an impossible value.
     """
@@ -124,5 +124,6 @@ class NnUNetConfig:
         if self.configuration not in CONFIGURATIONS:
             what, known = f"{self.configuration!r} is not known", ", ".join(CONFIGURATIONS)
             raise UserError("nnunet.configuration", what, f"choose one of {known}")
-        if self.fraction is not None and not 0 < self.fraction < 1:
-            raise UserError("fraction", f"is {self.fraction:g}", "give a share above 0 and below 1")
+        # beyond these, the nearest fraction of `repeat_cases` is 0 or 1, which leaves no case of one kind
+        if self.fraction is not None and not 0.005 < self.fraction < 0.995:
+            raise UserError("fraction", f"is {self.fraction:g}", "give a share from 0.01 to 0.99")

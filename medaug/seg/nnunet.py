@@ -201,17 +201,25 @@ class TrainedNnUNet:
 
 
 def load_nnunet(path: Path | str, device: torch.device | str = "cpu") -> TrainedNnUNet:
-    """The `TrainedNnUNet` in the checkpoint at `path`; raises `UserError` if there is none or it is damaged."""
+    """The `TrainedNnUNet` in the checkpoint at `path`.
+
+    Raises `UserError` if there is none or it is damaged, and if nnU-Net is not installed.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         config = NnUNetConfig(**content["config"])
         predictor = _predictor(content, config, torch.device(device))
+        names = {name: tuple(content[name]) for name in ("modalities", "classes", "training_patients")}
+        row = row_of_fields(content["row"]) or DATASETS.get(content["dataset"])
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(path, "does not exist", "train nnU-Net first") from None
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except ImportError:
+        what = "is a checkpoint of nnU-Net, which is not installed"
+        raise UserError(path, what, "pip install 'medaug[nnunet]'") from None
+    except Exception as error:
         raise UserError(path, f"is not a checkpoint of nnU-Net ({type(error).__name__})", "train it again") from error
-    names = {name: tuple(content[name]) for name in ("modalities", "classes", "training_patients")}
-    row = row_of_fields(content["row"]) or DATASETS.get(content["dataset"])
     return TrainedNnUNet(predictor, config, content["dataset"], resolution=content["resolution"], row=row, **names)
 
 

@@ -22,7 +22,7 @@ from ..data.splits import Split
 from ..data.store import SliceStore, StoredPatient
 from ..data.volumes import slices_affine, slices_to_volume, write_nifti
 from ..errors import UserError
-from ..files import content_hash, value_hash, whole_folder, write_json
+from ..files import content_hash, value_hash, whole_file, whole_folder, write_json
 
 # %% ../../nbs/seg/06_nnunet_plan.ipynb #798cdc86
 def case_name(id: str, synthetic: bool = False) -> str:
@@ -155,12 +155,20 @@ def _plan_and_preprocess(configuration):
 
 
 def read_plan(folder: Path | str) -> dict:
-    """What `plan_nnunet` says of its folder; raises `UserError` if there is no plan."""
-    path = Path(folder)/"plan.json"
+    """What `plan_nnunet` says of its folder; raises `UserError` if there is no plan or it is damaged."""
+    return _read(Path(folder)/"plan.json", ("request", "configuration", "plans"), "is no plan of nnU-Net",
+                 "remove its folder, if there is one, and plan the patients")
+
+
+def _read(path, keys, what, remedy):
+    """The dictionary with `keys` in a file of JSON; `UserError` if that is not there."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and all(key in content for key in keys):
+            return content
     except (OSError, ValueError):
-        raise UserError(path, "is no plan of nnU-Net", "plan the patients first") from None
+        pass
+    raise UserError(path, what, remedy)
 
 # %% ../../nbs/seg/06_nnunet_plan.ipynb #9c952bb2
 def _link(source, target):
@@ -170,16 +178,23 @@ def _link(source, target):
         try:
             os.link(source, target)
         except OSError:
-            target.write_bytes(source.read_bytes())
+            with whole_file(target) as part:
+                part.write_bytes(source.read_bytes())
 
 
 def link_plan(planned: Path | str, out: Path | str) -> Path:
-    """Link all files of a plan, raw and preprocessed, into the folder of a method; its preprocessed dataset."""
+    """Link all files of a plan, raw and preprocessed, into the folder of a method; its preprocessed dataset.
+
+    Raises `UserError` if one of nnU-Net's two descriptions in it is damaged.
+    """
     planned, out = Path(planned), Path(out)
     for part in ("raw", "preprocessed"):
         for source in sorted((planned/part).rglob("*")):
             if source.is_file():
                 _link(source, out/source.relative_to(planned))
+    for name, key in ((f"{PLANS}.json", "configurations"), ("dataset.json", "labels")):
+        _read(out/"preprocessed"/DATASET/name, (key,), "is damaged",
+              f"remove {planned} and {out}, and run the same command again")
     return out/"preprocessed"/DATASET
 
 

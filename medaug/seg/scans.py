@@ -102,9 +102,10 @@ def _targets(scans, out):
 def _done(folder):
     """What `predictions.json` in a folder says: {scan: what it was made from}."""
     try:
-        return json.loads((folder/"predictions.json").read_text(encoding="utf-8"))
+        told = json.loads((folder/"predictions.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _origin(checkpoints, networks, row, scan, shrink):
@@ -149,8 +150,10 @@ def predict_scans(checkpoints: Sequence[Path | str], images: Sequence[Path | str
     left = [(scan, target, origin) for scan, target, origin in zip(scans, targets, origins) if not target.exists()]
     bar = progress(left, what="Scans", unit="scan", disable=not progress_bar or len(left) < 2)
     for scan, target, origin in bar:
-        segment_scan(networks, row, scan, target, shrink, batch, progress_bar and len(left) == 1)
-        if target.parent == out:
+        hidden = target.with_name(f".{target.name}")
+        segment_scan(networks, row, scan, hidden, shrink, batch, progress_bar and len(left) == 1)
+        if target.parent == out:    # first, because the next run would refuse a label map of unknown origin
             done[scan.id] = origin
             write_json(out/"predictions.json", done)
+        os.replace(hidden, target)
     return targets
