@@ -200,14 +200,14 @@ def _of_dicom(root):
 def _with_voxels(draft, root):
     """The draft with what the voxels of a few images and of all label maps say."""
     read = draft.whole
-    values, facts, low, broken = Counter(), Counter(), [], []
+    values, facts, axes, low, broken = Counter(), Counter(), Counter(), [], []
     for id in read[:200]:
         try:
             volume = read_volume(_file(root, draft.label, id)) if draft.label else None
             if volume:
                 values.update({int(value) for value in np.unique(np.rint(volume.array)) if value > 0})
                 facts[("".join(nib.aff2axcodes(volume.affine)), *voxel_size(volume.affine).round(2).tolist())] += 1
-                draft = replace(draft, slice_axis=int(voxel_size(to_canonical(volume).affine).round(3).argmax()))
+                axes[_cut_axis(voxel_size(to_canonical(volume).affine))] += 1
         except UserError as error:
             broken.append(str(error))
     for id in read[:3]:
@@ -226,7 +226,13 @@ def _with_voxels(draft, root):
               for value, name in draft.values.items() if values and value not in values]
     notes = (*draft.notes, *(["axes and voxels: " + "; ".join(kinds)] if kinds else []), *absent, *broken[:5])
     type = "CT" if low and min(low) < -200 or any("CT" == name.upper() for name in draft.images) else "MRI"
-    return replace(draft, values=named, notes=notes, type=type, asked={**draft.asked, **asked})
+    axis = axes.most_common(1)[0][0] if axes else draft.slice_axis
+    return replace(draft, values=named, notes=notes, type=type, slice_axis=axis, asked={**draft.asked, **asked})
+
+
+def _cut_axis(spacing):
+    """The axis of the largest voxel side (3,); the foot-head axis where that side is about as large."""
+    return 2 if spacing[2] > 0.9*max(spacing) else int(np.argmax(spacing))
 
 
 def _count(draft, pattern):
