@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import UserError
+from .dicom_files import read_dicom
 from .drafts import Draft, row_text
 from .folders import files_below, is_dicom, is_nifti_name
 from .naming import Naming, means_label, patterns_in
@@ -168,9 +169,10 @@ def _listed(paths):
 
 # %% ../../nbs/data/32_describe.ipynb #b4780e11
 def _of_dicom(root):
-    """The draft of a folder with a folder of DICOM files for each patient; None where there are none."""
-    from pydicom import dcmread  # here, because few folders hold DICOM
+    """The draft of a folder with a folder of DICOM files for each patient; None where there are none.
 
+    Raises `UserError` with the file for one that is damaged.
+    """
     patients, kinds, counts = {}, Counter(), Counter()
     for path in files_below(root):
         parts = path.relative_to(root).parts
@@ -179,9 +181,9 @@ def _of_dicom(root):
     for files in patients.values():
         names = {}     # in the order of the file
         for path in files:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "StructureSetROISequence"])
+            header = read_dicom(path, ["SOPClassUID", "Modality", "StructureSetROISequence"])
             kinds[str(header.get("Modality", ""))] += 1
-            names |= {str(roi.ROIName).strip(): 1 for roi in header.get("StructureSetROISequence", [])}
+            names |= {str(roi.get("ROIName", "")).strip(): 1 for roi in header.get("StructureSetROISequence") or []}
         counts.update(names)
     if not patients:
         return None
