@@ -246,7 +246,7 @@ def describe_folder(root: Path | str) -> str:
     """A draft of the row (YAML) for the patients in the folder `root`, with comments where a user must look.
 
     Reads names, `dataset.json`, the headers, the label maps of up to 200 patients and the images of three. Raises
-    `UserError` if `root` is no folder, or holds neither NIfTI nor DICOM files that show a rule.
+    `UserError` if `root` is no folder, is a slice store, or holds neither NIfTI nor DICOM files that show a rule.
     """
     root = Path(root)
     if not root.is_dir():
@@ -255,16 +255,22 @@ def describe_folder(root: Path | str) -> str:
     listed = _of_listing(root)
     if listed:
         return row_text(_with_voxels(*listed), name)
-    paths = [path.relative_to(root).as_posix() for path in files_below(root)]
+    of_store = {path.relative_to(root).as_posix(): _is_of_store(path) for path in files_below(root)}
+    paths, stored = ([path for path, is_stored in of_store.items() if is_stored == wanted] for wanted in (False, True))
     nifti = [path for path in paths if is_nifti_name(path) and not _is_test(path)]
     draft = _of_nifti(root, nifti) if nifti else None
     if draft:
         left = [path for path in paths if _is_test(path)]
-        draft = replace(draft, notes=(*draft.notes, *[f"left out, without label maps: {_listed(left)}"]*bool(left)))
+        notes = [f"left out, {why}: {_listed(files)}" for why, files in (
+            ("without label maps", left), ("of a slice store", stored)) if files]
+        draft = replace(draft, notes=(*draft.notes, *notes))
         return row_text(_with_voxels(draft, root), name)
     draft = _of_dicom(root)
     if draft:
         return row_text(draft, name)
+    if stored and not nifti:
+        raise UserError(root, "is a slice store, which medaug prepare has written, and no dataset",
+                        "describe the folder of the scans; medaug check verifies a store")
     known = (".mha", ".mhd", ".nrrd", ".mgz", ".png")
     others = Counter(Path(path).suffix for path in paths if Path(path).suffix in known)
     if nifti:
@@ -272,6 +278,11 @@ def describe_folder(root: Path | str) -> str:
                         "a rule shows from two patients on; or write the row by hand (tutorial: your own dataset)")
     what = f" ({', '.join(f'{count} × {kind}' for kind, count in others.items())})" if others else ""
     raise UserError(root, f"holds neither NIfTI nor DICOM files of patients{what}", "convert them to NIfTI")
+
+
+def _is_of_store(path):
+    """Whether a file is the label map that a slice store keeps of a patient."""
+    return path.name == "original_labels.nii.gz" and (path.parent/"patient.json").is_file()
 
 
 def _is_test(path):
