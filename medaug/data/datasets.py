@@ -127,7 +127,7 @@ def _contradictions(row):
     stored = row.labels
     yield not row.modalities, "modalities is empty"
     yield not row.classes, "classes is empty"
-    yield len(row.classes) > 255, "more than 255 classes do not fit the label maps"
+    yield len(row.classes) > 254, "more than 254 classes do not fit the label maps"  # 255 marks unknown label values
     yield len(set(row.modalities)) != len(row.modalities), "a modality is named twice"
     yield len(set(row.classes)) != len(row.classes), "a class is named twice"
     yield len(stored) != len(row.classes), f"{len(stored)} labels for {len(row.classes)} classes"
