@@ -51,7 +51,11 @@ class Layout:
         several = lambda patterns: (patterns,) if isinstance(patterns, str) else tuple(patterns)
         object.__setattr__(self, "images", tuple(several(patterns) for patterns in self.images))
         object.__setattr__(self, "label", several(self.label))
+        if not all((*self.images, self.label)):
+            raise ValueError("an image or the label has no pattern")
         for pattern in self.patterns:
+            if Path(pattern).is_absolute():
+                raise ValueError(f"the pattern '{pattern}' is an absolute path; write it from the patients' folder on")
             if "{id}" not in pattern:
                 raise ValueError(f"the pattern '{pattern}' needs an {{id}} where the patient's name stands")
             if pattern == "{id}" and self.patients == "*":
@@ -232,7 +236,7 @@ def _read_row(path):
 
 def _like(path, fields, lines):
     """The fields of the row that `like` names, with those given in their place."""
-    if fields["like"] not in DATASETS:
+    if str(fields["like"]) not in DATASETS:
         raise UserError(f"{path}, line {line_of(lines, ('like',))}", f"like: there is no dataset {fields['like']}",
                         f"choose one of {', '.join(DATASETS)}")
     known, own = asdict(DATASETS[fields["like"]]), {key: value for key, value in fields.items() if key != "like"}
