@@ -67,6 +67,9 @@ def read_image(path: Path, dataset: Dataset, frames: int = 1, channels: tuple[in
 
     `channels` holds the place of each modality on the fourth axis, if it is not the row's.
     """
+    if path.is_dir() and frames > 1:
+        raise UserError(path, f"is one folder of DICOM files for {frames} modalities",
+                        "name a folder for each modality in `images` of the row's layout")
     if path.is_dir():
         return read_series(path, "CT" if dataset.type == "CT" else "MR")
     volume = read_volume(path, frames)
