@@ -7,13 +7,14 @@ __all__ = ['DATASETS', 'Layout', 'Dataset', 'find_dataset', 'survey', 'find_pati
 
 # %% ../../nbs/data/00_datasets.ipynb #5a380d60
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UserError
+from ..errors import UserError, remark
 from ..yaml_files import line_of, read_yaml
 from .folders import PatientFiles
 from .survey import nothing_found, survey_folder
@@ -264,21 +265,26 @@ def survey(dataset: Dataset | str, root: Path | str) -> list[PatientFiles | User
     """One or more `PatientFiles` or `UserError` for each patient of `dataset` at or below `root`, sorted by id.
 
     `dataset` is a row or its name. Raises `UserError` if `root` is not a folder or holds no patient. Warns with a
-    `Remark` of files that are left out.
+    `Remark` of files that are left out, and of names in `exclude` that no patient has.
     """
-    dataset, root, found = find_dataset(dataset), Path(root), defaultdict(list)
+    dataset, root, found, known = find_dataset(dataset), Path(root), defaultdict(list), set()
+    left_out = set(map(_composed, dataset.exclude))
     try:
         if not root.is_dir():
             raise UserError(root, "is not a folder", f"give the folder of {dataset.title} as downloaded")
         for id, path, files in survey_folder(dataset, root):
+            known.add(_composed(id))
             unlabelled = dataset.layout.unlabelled and fnmatchcase(id, dataset.layout.unlabelled)
-            if id not in dataset.exclude and not unlabelled:
+            if _composed(id) not in left_out and not unlabelled:
                 found[id].append((path, files))
     except OSError as error:
         raise UserError(error.filename or root, f"could not be read ({error.strerror})",
                         "look at the path, at its permissions and at the disk") from None
     if not any(found):
         raise nothing_found(dataset, root)
+    if unknown := sorted(left_out - known):
+        remark(root, f"holds no patient {', '.join(unknown[:3])}{' …'*(len(unknown) > 3)}, whom `exclude` leaves out",
+               "see that the names in `exclude` of the dataset's row are right")
     if dataset.group and not any(re.search(dataset.group, id) for id in found):
         names = ", ".join(sorted(found)[:3])
         raise UserError(f"group: {dataset.group}", f"is found in none of the patients' names ({names} …)",
@@ -289,6 +295,11 @@ def survey(dataset: Dataset | str, root: Path | str) -> list[PatientFiles | User
         entries += [UserError(path, f"patient {id} is here a second time (first in {first})", "keep one of the two")
                     for path, _ in others]
     return entries
+
+
+def _composed(id):
+    """An id with its accents stored in one way: a Mac stores them in another one than a keyboard."""
+    return unicodedata.normalize("NFC", id)
 
 
 def find_patients(dataset: Dataset | str, root: Path | str) -> tuple[PatientFiles, ...]:
