@@ -42,7 +42,7 @@ def _entries(content, path):
     """The (id, image, label) of a listing's training patients, or None if it lists no files."""
     files = content.get("dataset")  # how nnU-Net 2 lists files, if it does
     if isinstance(files, dict):
-        found = [(id, str(entry["images"][0]), str(entry["label"])) for id, entry in files.items()]
+        found = [(id, _image_of(entry["images"]), str(entry["label"])) for id, entry in files.items()]
         return _relative(found, path)
     if "training" not in content:
         return None
@@ -54,6 +54,11 @@ def _entries(content, path):
              for entry in content["training"]]
     return _relative([(patient_id(image), image, label) for image, label in pairs
                       if not image.rsplit("/", 1)[-1].startswith(".")], path)
+
+
+def _image_of(files):
+    """What nnU-Net 1 would list for the files of an image's channels: their name without the number."""
+    return re.sub(r"_0000(?=\.nii(\.gz)?$)", "", str(files[0])) if len(files) > 1 else str(files[0])
 
 
 def _relative(entries, path):
