@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from medaug.cli import main
@@ -148,6 +149,16 @@ def dicom_with_rtstruct(root):
     return {"classes": ("bladder", "rectum"), "type": "CT"}
 
 
+def dicom_without_its_first_part(root):
+    """Files as some archives write them: without the 128 bytes, the letters DICM and the group that follows."""
+    expected = dicom_with_rtstruct(root)
+    for path in root.rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        pydicom.Dataset(dict(header.items())).save_as(path, implicit_vr=True, little_endian=True,
+                                                      enforce_file_format=False)
+    return expected
+
+
 def linked(layout, root):
     """The folders of a layout in an archive, and in `root` only links to them."""
     expected = layout(root.parent/"archive")
@@ -166,8 +177,8 @@ def links_to_dicom(root):
 
 
 LAYOUTS = (bids, bids_of_two_sessions, decathlon, nnunet_v1, nnunet_v2, image_and_mask, a_folder_a_patient,
-           names_without_words, masks_beside_images, one_file_of_four_modalities, dicom_with_rtstruct, links_to_bids,
-           links_to_dicom)
+           names_without_words, masks_beside_images, one_file_of_four_modalities, dicom_with_rtstruct,
+           dicom_without_its_first_part, links_to_bids, links_to_dicom)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)

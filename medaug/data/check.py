@@ -183,7 +183,10 @@ def _facts(dataset, files):
     if files.label.is_dir():
         yield "image and label: a folder of DICOM files"
         return
-    for path in files.all:
+    for path in (*files.images, files.label):  # not `all`, which holds the files of folders and the voxels of pairs
+        if path.is_dir():
+            yield "image: a folder of DICOM files"
+            continue
         header, affine = read_header(path), read_affine(path)
         shape = header.get_data_shape()
         kind = "label" if path == files.label else "image"

@@ -7,13 +7,14 @@ __all__ = ['DATASETS', 'Layout', 'Dataset', 'find_dataset', 'survey', 'find_pati
 
 # %% ../../nbs/data/00_datasets.ipynb #5a380d60
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UserError
+from ..errors import UserError, remark
 from ..yaml_files import line_of, read_yaml
 from .folders import PatientFiles
 from .survey import nothing_found, survey_folder
@@ -51,7 +52,11 @@ class Layout:
         several = lambda patterns: (patterns,) if isinstance(patterns, str) else tuple(patterns)
         object.__setattr__(self, "images", tuple(several(patterns) for patterns in self.images))
         object.__setattr__(self, "label", several(self.label))
+        if not all((*self.images, self.label)):
+            raise ValueError("an image or the label has no pattern")
         for pattern in self.patterns:
+            if Path(pattern).is_absolute():
+                raise ValueError(f"the pattern '{pattern}' is an absolute path; write it from the patients' folder on")
             if "{id}" not in pattern:
                 raise ValueError(f"the pattern '{pattern}' needs an {{id}} where the patient's name stands")
             if pattern == "{id}" and self.patients == "*":
@@ -127,7 +132,7 @@ def _contradictions(row):
     stored = row.labels
     yield not row.modalities, "modalities is empty"
     yield not row.classes, "classes is empty"
-    yield len(row.classes) > 255, "more than 255 classes do not fit the label maps"
+    yield len(row.classes) > 254, "more than 254 classes do not fit the label maps"  # 255 marks unknown label values
     yield len(set(row.modalities)) != len(row.modalities), "a modality is named twice"
     yield len(set(row.classes)) != len(row.classes), "a class is named twice"
     yield len(stored) != len(row.classes), f"{len(stored)} labels for {len(row.classes)} classes"
@@ -232,7 +237,7 @@ def _read_row(path):
 
 def _like(path, fields, lines):
     """The fields of the row that `like` names, with those given in their place."""
-    if fields["like"] not in DATASETS:
+    if str(fields["like"]) not in DATASETS:
         raise UserError(f"{path}, line {line_of(lines, ('like',))}", f"like: there is no dataset {fields['like']}",
                         f"choose one of {', '.join(DATASETS)}")
     known, own = asdict(DATASETS[fields["like"]]), {key: value for key, value in fields.items() if key != "like"}
@@ -260,21 +265,26 @@ def survey(dataset: Dataset | str, root: Path | str) -> list[PatientFiles | User
     """One or more `PatientFiles` or `UserError` for each patient of `dataset` at or below `root`, sorted by id.
 
     `dataset` is a row or its name. Raises `UserError` if `root` is not a folder or holds no patient. Warns with a
-    `Remark` of files that are left out.
+    `Remark` of files that are left out, and of names in `exclude` that no patient has.
     """
-    dataset, root, found = find_dataset(dataset), Path(root), defaultdict(list)
+    dataset, root, found, known = find_dataset(dataset), Path(root), defaultdict(list), set()
+    left_out = set(map(_composed, dataset.exclude))
     try:
         if not root.is_dir():
             raise UserError(root, "is not a folder", f"give the folder of {dataset.title} as downloaded")
         for id, path, files in survey_folder(dataset, root):
+            known.add(_composed(id))
             unlabelled = dataset.layout.unlabelled and fnmatchcase(id, dataset.layout.unlabelled)
-            if id not in dataset.exclude and not unlabelled:
+            if _composed(id) not in left_out and not unlabelled:
                 found[id].append((path, files))
     except OSError as error:
         raise UserError(error.filename or root, f"could not be read ({error.strerror})",
                         "look at the path, at its permissions and at the disk") from None
     if not any(found):
         raise nothing_found(dataset, root)
+    if unknown := sorted(left_out - known):
+        remark(root, f"holds no patient {', '.join(unknown[:3])}{' …'*(len(unknown) > 3)}, whom `exclude` leaves out",
+               "see that the names in `exclude` of the dataset's row are right")
     if dataset.group and not any(re.search(dataset.group, id) for id in found):
         names = ", ".join(sorted(found)[:3])
         raise UserError(f"group: {dataset.group}", f"is found in none of the patients' names ({names} …)",
@@ -285,6 +295,11 @@ def survey(dataset: Dataset | str, root: Path | str) -> list[PatientFiles | User
         entries += [UserError(path, f"patient {id} is here a second time (first in {first})", "keep one of the two")
                     for path, _ in others]
     return entries
+
+
+def _composed(id):
+    """An id with its accents stored in one way: a Mac stores them in another one than a keyboard."""
+    return unicodedata.normalize("NFC", id)
 
 
 def find_patients(dataset: Dataset | str, root: Path | str) -> tuple[PatientFiles, ...]:

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import UserError
+from .dicom_files import read_dicom
 from .drafts import Draft, row_text
 from .folders import files_below, is_dicom, is_nifti_name
 from .naming import Naming, means_label, patterns_in
@@ -168,9 +169,10 @@ def _listed(paths):
 
 # %% ../../nbs/data/32_describe.ipynb #b4780e11
 def _of_dicom(root):
-    """The draft of a folder with a folder of DICOM files for each patient; None where there are none."""
-    from pydicom import dcmread  # here, because few folders hold DICOM
+    """The draft of a folder with a folder of DICOM files for each patient; None where there are none.
 
+    Raises `UserError` with the file for one that is damaged.
+    """
     patients, kinds, counts = {}, Counter(), Counter()
     for path in files_below(root):
         parts = path.relative_to(root).parts
@@ -179,9 +181,9 @@ def _of_dicom(root):
     for files in patients.values():
         names = {}     # in the order of the file
         for path in files:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "StructureSetROISequence"])
+            header = read_dicom(path, ["SOPClassUID", "Modality", "StructureSetROISequence"])
             kinds[str(header.get("Modality", ""))] += 1
-            names |= {str(roi.ROIName).strip(): 1 for roi in header.get("StructureSetROISequence", [])}
+            names |= {str(roi.get("ROIName", "")).strip(): 1 for roi in header.get("StructureSetROISequence") or []}
         counts.update(names)
     if not patients:
         return None
@@ -200,14 +202,14 @@ def _of_dicom(root):
 def _with_voxels(draft, root):
     """The draft with what the voxels of a few images and of all label maps say."""
     read = draft.whole
-    values, facts, low, broken = Counter(), Counter(), [], []
+    values, facts, axes, low, broken = Counter(), Counter(), Counter(), [], []
     for id in read[:200]:
         try:
             volume = read_volume(_file(root, draft.label, id)) if draft.label else None
             if volume:
                 values.update({int(value) for value in np.unique(np.rint(volume.array)) if value > 0})
                 facts[("".join(nib.aff2axcodes(volume.affine)), *voxel_size(volume.affine).round(2).tolist())] += 1
-                draft = replace(draft, slice_axis=int(voxel_size(to_canonical(volume).affine).round(3).argmax()))
+                axes[_cut_axis(voxel_size(to_canonical(volume).affine))] += 1
         except UserError as error:
             broken.append(str(error))
     for id in read[:3]:
@@ -226,7 +228,13 @@ def _with_voxels(draft, root):
               for value, name in draft.values.items() if values and value not in values]
     notes = (*draft.notes, *(["axes and voxels: " + "; ".join(kinds)] if kinds else []), *absent, *broken[:5])
     type = "CT" if low and min(low) < -200 or any("CT" == name.upper() for name in draft.images) else "MRI"
-    return replace(draft, values=named, notes=notes, type=type, asked={**draft.asked, **asked})
+    axis = axes.most_common(1)[0][0] if axes else draft.slice_axis
+    return replace(draft, values=named, notes=notes, type=type, slice_axis=axis, asked={**draft.asked, **asked})
+
+
+def _cut_axis(spacing):
+    """The axis of the largest voxel side (3,); the foot-head axis where that side is about as large."""
+    return 2 if spacing[2] > 0.9*max(spacing) else int(np.argmax(spacing))
 
 
 def _count(draft, pattern):
@@ -238,7 +246,7 @@ def describe_folder(root: Path | str) -> str:
     """A draft of the row (YAML) for the patients in the folder `root`, with comments where a user must look.
 
     Reads names, `dataset.json`, the headers, the label maps of up to 200 patients and the images of three. Raises
-    `UserError` if `root` is no folder, or holds neither NIfTI nor DICOM files that show a rule.
+    `UserError` if `root` is no folder, is a slice store, or holds neither NIfTI nor DICOM files that show a rule.
     """
     root = Path(root)
     if not root.is_dir():
@@ -247,16 +255,22 @@ def describe_folder(root: Path | str) -> str:
     listed = _of_listing(root)
     if listed:
         return row_text(_with_voxels(*listed), name)
-    paths = [path.relative_to(root).as_posix() for path in files_below(root)]
+    of_store = {path.relative_to(root).as_posix(): _is_of_store(path) for path in files_below(root)}
+    paths, stored = ([path for path, is_stored in of_store.items() if is_stored == wanted] for wanted in (False, True))
     nifti = [path for path in paths if is_nifti_name(path) and not _is_test(path)]
     draft = _of_nifti(root, nifti) if nifti else None
     if draft:
         left = [path for path in paths if _is_test(path)]
-        draft = replace(draft, notes=(*draft.notes, *[f"left out, without label maps: {_listed(left)}"]*bool(left)))
+        notes = [f"left out, {why}: {_listed(files)}" for why, files in (
+            ("without label maps", left), ("of a slice store", stored)) if files]
+        draft = replace(draft, notes=(*draft.notes, *notes))
         return row_text(_with_voxels(draft, root), name)
     draft = _of_dicom(root)
     if draft:
         return row_text(draft, name)
+    if stored and not nifti:
+        raise UserError(root, "is a slice store, which medaug prepare has written, and no dataset",
+                        "describe the folder of the scans; medaug check verifies a store")
     known = (".mha", ".mhd", ".nrrd", ".mgz", ".png")
     others = Counter(Path(path).suffix for path in paths if Path(path).suffix in known)
     if nifti:
@@ -264,6 +278,11 @@ def describe_folder(root: Path | str) -> str:
                         "a rule shows from two patients on; or write the row by hand (tutorial: your own dataset)")
     what = f" ({', '.join(f'{count} × {kind}' for kind, count in others.items())})" if others else ""
     raise UserError(root, f"holds neither NIfTI nor DICOM files of patients{what}", "convert them to NIfTI")
+
+
+def _is_of_store(path):
+    """Whether a file is the label map that a slice store keeps of a patient."""
+    return path.name == "original_labels.nii.gz" and (path.parent/"patient.json").is_file()
 
 
 def _is_test(path):

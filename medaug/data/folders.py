@@ -25,7 +25,10 @@ def is_hidden(path: Path) -> bool:
 
 
 def _walk(folder):
-    """Yield (folder, names of its files) for a folder and those below it, each once, real folders before links."""
+    """Yield (folder, names of its files) for a folder and those below it, each once, real folders before links.
+
+    Hidden folders, such as `.git` or a trash, are left out.
+    """
     seen, tops = set(), [folder]
     for top in tops:  # grows by the links that are met, so that a link never hides the folder itself
         for path, folders, names in os.walk(top):
@@ -33,12 +36,13 @@ def _walk(folder):
                 folders.clear()
                 continue
             seen.add(os.path.realpath(path))
+            folders[:] = [name for name in folders if not is_hidden(Path(path)/name)]
             tops += [each for name in sorted(folders) if (each := Path(path)/name).is_symlink()]
             yield Path(path), names
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files in a folder and its subfolders, linked ones too, sorted, without hidden ones.
+    """The files in a folder and its subfolders, linked ones too, sorted, without those that are hidden.
 
     A folder that several links lead to counts once.
     """

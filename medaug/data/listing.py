@@ -42,7 +42,8 @@ def _entries(content, path):
     """The (id, image, label) of a listing's training patients, or None if it lists no files."""
     files = content.get("dataset")  # how nnU-Net 2 lists files, if it does
     if isinstance(files, dict):
-        return tuple((id, str(entry["images"][0]), str(entry["label"])) for id, entry in files.items())
+        found = [(id, _image_of(entry["images"]), str(entry["label"])) for id, entry in files.items()]
+        return _relative(found, path)
     if "training" not in content:
         return None
     wrong = next((entry for entry in content["training"] if not {"image", "label"} <= set(entry)), None)
@@ -51,8 +52,22 @@ def _entries(content, path):
                         'write {"image": "./imagesTr/…", "label": "./labelsTr/…"}')
     pairs = [(str(entry["image"]).replace("\\", "/"), str(entry["label"]).replace("\\", "/"))
              for entry in content["training"]]
-    return tuple((patient_id(image), image, label) for image, label in pairs
-                 if not image.rsplit("/", 1)[-1].startswith("."))
+    return _relative([(patient_id(image), image, label) for image, label in pairs
+                      if not image.rsplit("/", 1)[-1].startswith(".")], path)
+
+
+def _image_of(files):
+    """What nnU-Net 1 would list for the files of an image's channels: their name without the number."""
+    return re.sub(r"_0000(?=\.nii(\.gz)?$)", "", str(files[0])) if len(files) > 1 else str(files[0])
+
+
+def _relative(entries, path):
+    """The entries as a tuple; refuses those that name files of the machine on which the listing was written."""
+    for file in (file for _, *files in entries for file in files):
+        if Path(file).is_absolute():
+            raise UserError(path, f"lists the absolute path {file}",
+                            'write paths from its own folder on: "./imagesTr/…", "./labelsTr/…"')
+    return tuple(entries)
 
 
 def _classes(content, path):
@@ -73,7 +88,8 @@ def _classes(content, path):
 def read_listing(path: Path | str) -> Listing:
     """The `Listing` in a `dataset.json` of the Decathlon, of nnU-Net 1 or of nnU-Net 2.
 
-    Raises `UserError` for a file that is none of them, classes made of several values, and files that are not NIfTI.
+    Raises `UserError` for a file that is none of them, classes made of several values, absolute paths, and files that
+    are not NIfTI.
     """
     path = Path(path)
     try:

@@ -67,6 +67,9 @@ def read_image(path: Path, dataset: Dataset, frames: int = 1, channels: tuple[in
 
     `channels` holds the place of each modality on the fourth axis, if it is not the row's.
     """
+    if path.is_dir() and frames > 1:
+        raise UserError(path, f"is one folder of DICOM files for {frames} modalities",
+                        "name a folder for each modality in `images` of the row's layout")
     if path.is_dir():
         return read_series(path, "CT" if dataset.type == "CT" else "MR")
     volume = read_volume(path, frames)
@@ -112,24 +115,31 @@ def is_normalised(image: np.ndarray) -> bool:
 
 
 def require_contrast(path: Path, volume: Volume, dataset: Dataset) -> None:
-    """Raise `UserError` if an image (X, Y, Z) or (X, Y, Z, M) shows one intensity only, or an MRI no voxel above 0.
+    """Raise `UserError` if an image (X, Y, Z), or a modality of (X, Y, Z, M), shows one intensity only, or an MRI no
+    voxel above 0.
 
     Warns with a `Remark` of a CT whose values are no Hounsfield units, and of an MRI that was normalised before.
     """
-    low, high = float(volume.array.min()), float(volume.array.max())
+    images = np.moveaxis(volume.array, 3, 0) if volume.array.ndim == 4 else volume.array[None]
+    for name, image in zip(dataset.modalities, images):
+        _require_contrast(path, f"({name}) "*(len(images) > 1), image, dataset)
+
+
+def _require_contrast(path, which, image, dataset):
+    low, high = float(image.min()), float(image.max())
     if dataset.type == "CT" and low >= 0 and high > 1000:
-        remark(path, f"has no value below 0 (from {low:g} to {high:g}): these may be no Hounsfield units",
+        remark(path, f"{which}has no value below 0 (from {low:g} to {high:g}): these may be no Hounsfield units",
                "see whether 1024 must be subtracted, or mend `window` of the row")
     if dataset.window and not isinstance(dataset.window, str):
         low, high = np.clip((low, high), *dataset.window)
-    if dataset.type == "MRI" and low < high and is_normalised(volume.array):
-        remark(path, f"has negative values (from {low:g}): it is taken for normalised already, "
+    if dataset.type == "MRI" and low < high and is_normalised(image):
+        remark(path, f"{which}has negative values (from {low:g}): it is taken for normalised already, "
                "and scaled over all voxels but the background", "give the scanner's image if it is not normalised")
     if low < high and (dataset.type == "CT" or high > 0):
         return
     what = f"has the same intensity everywhere ({low:g})" if low == high else "has no voxel above 0"
     what += " within the window" if dataset.window else ""
-    raise UserError(path, what, "look at the image, or leave the patient out with `exclude`")
+    raise UserError(path, which + what, "look at the image, or leave the patient out with `exclude`")
 
 # %% ../../nbs/data/06_patients.ipynb #37cce90e
 def digest_of(image: np.ndarray) -> str:

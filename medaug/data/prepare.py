@@ -72,9 +72,11 @@ def _region(images, dataset):
         return None
     mask = False
     for image in images:
-        air = -500 if dataset.type == "CT" else find_background(image)
+        air, is_tissue = -500 if dataset.type == "CT" else find_background(image), np.greater
+        if dataset.type == "MRI" and is_normalised(image):
+            is_tissue = np.not_equal  # dark tissue lies below the background's 0
         for part in image_parts(image, dataset.slice_axis):
-            inside = np.ones(part.shape, bool) if air is None else part > air
+            inside = np.ones(part.shape, bool) if air is None else is_tissue(part, air)
             mask = mask | volume_to_slices(inside, dataset.slice_axis).any(0)
     return foreground_region(mask, MARGIN if dataset.crop == "margin" else 0.0)
 
@@ -112,6 +114,7 @@ def network_slices(images: Sequence[np.ndarray], scalings: Sequence[Scaling], sl
 
 # %% ../../nbs/data/13_prepare.ipynb #93804d6a
 _VERSION = 2  # part of every key: raised whenever a step of the preparation changes its result
+_CROP_VERSION = 2  # the same for `crop`, part of the keys of rows with one
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class _Job:
         row = {name: value for name, value in asdict(self.dataset).items() if name in used}
         n4 = (self.shrink, self.iterations) if self.dataset.n4 else None
         settings = [row, self.resolution, n4, *([self.mapping] if self.mapping else [])]
-        settings += [self.files.channels, self.files.values]
+        settings += [self.files.channels, self.files.values, *[_CROP_VERSION]*(self.dataset.crop is not None)]
         try:
             return value_hash([_VERSION, content_hash(*self.files.all), *settings])
         except OSError as error:

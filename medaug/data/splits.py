@@ -67,11 +67,14 @@ class Split:
         return cls(*(tuple(parts[name]) for name in ("train", "validation", "test")))
 
 # %% ../../nbs/data/14_splits.ipynb #27b27154
-def _take(groups, most):
-    """(groups taken, groups left): whole groups in their order, with `most` ids or fewer together, but at least one."""
+def _take(groups, most, keep=1):
+    """(groups taken, groups left): whole groups in their order, with `most` ids or fewer together, but at least one.
+
+    `keep` groups are left, because the other parts need one each, however few ids the taken ones have.
+    """
     taken, left, count = [], [], 0
     for group in groups:
-        if count + len(group) <= most:
+        if count + len(group) <= most and len(groups) - len(taken) > keep:
             taken, count = [*taken, group], count + len(group)
         else:
             left.append(group)
@@ -114,13 +117,16 @@ def split_patients(patients: Sequence[str], size: int, seed: int, test: str = "s
     members = sub_dataset(patients, size, seed, groups)
     order, fifth = _shuffled_by_group(members, groups, "split", seed, size), max(1, round(size / 5))
     if len(order) < max(3, folds):
-        what = f"are scans of {len(order)} persons, too few for {max(3, folds)} parts"
-        raise UserError(f"patients: {size}", what, "ask for more patients, or mend `group` of the dataset's row")
-    first_validation, left = _take(order, fifth)
+        raise _too_few(size, order, f"{max(3, folds)} parts")
+    first_validation, left = _take(order, fifth, keep=2)
     first_tested, left = _take(left, fifth)
     circle = [*first_tested, *left, *first_validation]
+    if len(circle) - len(first_tested) < folds - 1:
+        raise _too_few(size, order, f"{folds} folds")
     start, stop = _turns(circle, len(first_tested), folds)[fold - 1]
     before = [*reversed(circle[:start]), *reversed(circle[stop:])]
+    if len(before) < 2:
+        raise _too_few(size, order, f"{folds} folds")
     validation = first_validation if fold == 1 else _take(before, fifth)[0]
     train, validation, tested = ([id for group in part for id in group] for part in (
         [group for group in before if group not in validation], validation, circle[start:stop]))
@@ -128,6 +134,11 @@ def split_patients(patients: Sequence[str], size: int, seed: int, test: str = "s
         seen = {(groups or {}).get(id, id) for id in (*train, *validation)}
         tested = [*tested, *(id for id in set(patients) - set(members) if (groups or {}).get(id, id) not in seen)]
     return Split(*(tuple(sorted(part)) for part in (train, validation, tested)))
+
+
+def _too_few(size, order, parts):
+    what = f"are scans of {len(order)} persons, too few for {parts}"
+    return UserError(f"patients: {size}", what, "ask for more patients, or mend `group` of the dataset's row")
 
 
 def _check_split(size, test, fold, folds, inner):

@@ -23,8 +23,8 @@ from .store import SliceStore, intensity_range, patient_folder
 def synthetic_row(folder: Path | str, dataset: Dataset | str) -> Dataset:
     """The row of `dataset` with the layout found in `folder`.
 
-    The layout is the Decathlon's, nnU-Net's, one folder per patient, or the dataset's own.
-    Raises `UserError` if the folder's `dataset.json` is not JSON.
+    The layout is the Decathlon's, nnU-Net's, one folder per patient, or the dataset's own. No patient is a scan of a
+    real person, so the row has no `group`. Raises `UserError` if the folder's `dataset.json` is not JSON.
     """
     folder, dataset, label = Path(folder), find_dataset(dataset), "labelsTr/{id}.nii.gz"
     path = folder/"dataset.json"
@@ -40,9 +40,9 @@ def synthetic_row(folder: Path | str, dataset: Dataset | str) -> Dataset:
     elif any(folder.glob("*/label.nii.gz")):
         layout = Layout(images=("{id}/image.nii.gz",), label="{id}/label.nii.gz")
     else:
-        return replace(dataset, exclude=())
+        return replace(dataset, exclude=(), group="")
     labels = tuple(range(1, len(dataset.classes) + 1))
-    return replace(dataset, layout=layout, labels=labels, exclude=(), structures={})
+    return replace(dataset, layout=layout, labels=labels, exclude=(), structures={}, group="")
 
 # %% ../../nbs/data/15_synthetic.ipynb #98c509ff
 def intensity_mapping(intensities: str | tuple[float, float], store: SliceStore,
@@ -115,6 +115,14 @@ def _refuse_copies(synthetic, store):
                             "leave real patients out of that folder")
 
 # %% ../../nbs/data/15_synthetic.ipynb #4a6cb867
+def _row_like(store, dataset):
+    """The row `dataset`, by default the store's, with the fingerprint by which the store's intensities are scaled."""
+    row = find_dataset(dataset) if dataset else store.row
+    if row.intensity != "percentiles" or row.fingerprint:
+        return row
+    return replace(row, fingerprint=store.row.fingerprint)  # their own would hide that they are brighter
+
+
 def store_synthetic(folder: Path | str, store_path: Path | str, store: SliceStore,
                     dataset: Dataset | str | None = None, intensities: str | tuple[float, float] | None = None,
                     seen: Iterable[str] | None = None, processes: int | None = None, progress_bar: bool = True,
@@ -128,7 +136,7 @@ def store_synthetic(folder: Path | str, store_path: Path | str, store: SliceStor
     ones. Writes all this to `store_path/synthetic.json`. Raises `UserError`, naming the file, for what cannot be read,
     and `LeakError` if a real patient is among them.
     """
-    folder, row = Path(folder), find_dataset(dataset or store.dataset)
+    folder, row = Path(folder), _row_like(store, dataset)
     seen = _seen_by_gans(folder) if seen is None else sorted(seen)
     intensities = intensities or ("store" if (folder/"generated.json").is_file() else "scanner")
     mapping = intensity_mapping(intensities, store, patients or seen)
