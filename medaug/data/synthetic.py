@@ -75,7 +75,10 @@ def _seen_by_gans(folder):
         return None
     try:
         gans = json.loads(path.read_text(encoding="utf-8"))["gans"]
-        return sorted({patient for metadata in gans.values() for patient in metadata["training_patients"]})
+        seen = [[*metadata["training_patients"]] for metadata in gans.values()]
+        if not seen or not all(seen):
+            raise ValueError("a GAN that has seen nobody")
+        return sorted({patient for patients in seen for patient in patients})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"does not say which patients the GAN has seen ({type(error).__name__})"
         raise UserError(path, what, "generate the patients with medaug") from None
