@@ -11,6 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)     # hundreds of processes would compile the package anew
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

@@ -20,7 +20,11 @@ from medaug.gan.training import describe_data
 pytestmark = pytest.mark.xdist_group("exports")
 TINY = GanConfig("b-sg", 16, channel_base=128, channel_max=8, z_dim=8, w_dim=8, mapping_layers=2)
 
+# nnU-Net's processes are forked here, because each one that is spawned imports all of it again
 PLAN = """
+import multiprocessing
+forked = multiprocessing.get_context("fork")
+multiprocessing.get_context = lambda kind: forked
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 
 if __name__ == "__main__":
