@@ -8,6 +8,7 @@ validation, all others for testing. Small networks, batch 16, StyleGAN2's own γ
 training is as long as the last of `--kimg`, and its averaged generator is kept at the other lengths. Of each length:
 the Fréchet distance of 60 generated patients to the held-out slices with the features of an untrained network, beside
 that of the training slices; how well a U-Net of the real training patients finds the masks in the generated slices;
+how many generated slices are closer to a training slice than the closest 1 % of the held-out ones;
 and the test DSC of `--unets` U-Nets that train as in `recipes.py` with a quarter of generated slices in each batch
 (`recipe: balanced`), beside that of the real slices alone. C-SG makes images for warped label maps of the training
 patients. Writes results/gan_patients.json, below the name PART, after each length, and at the end samples of the first
@@ -35,6 +36,7 @@ from medaug.data.store import SliceStore
 from medaug.data.strengths import Warps
 from medaug.evaluation.features import random_features
 from medaug.evaluation.fidelity import mask_faithfulness
+from medaug.evaluation.memorisation import memorisation_audit
 from medaug.gan.config import GanConfig
 from medaug.gan.generate import generate_patients
 from medaug.seg.config import UNetConfig
@@ -92,6 +94,13 @@ def generated(folder, checkpoint, store, gan):
     return store_generated(folder/"patients", folder/"store", store, progress_bar=False)
 
 
+def memorised(made, store, split):
+    """The shares of generated slices that are closer to a training slice than 1 % of held-out slices, and than any."""
+    audit = memorisation_audit(store, split.train, made, split.test)
+    shares = {"than 1 %": audit.closer_than_quantile, "than any": audit.closer_than_any}
+    return {name: round(count/len(audit.generated), 4) for name, count in shares.items()}
+
+
 def draw_samples(folders, store, split, path):
     """Draw eight generated slices, without and with their masks, for each of `folders`: length → folder."""
     figure = Figure((7.2, 1.9*len(folders)), layout="constrained")
@@ -133,6 +142,7 @@ def measure(given):
                      for number in range(given.unets)]
             length = {"gan": gan, "kimg": kimg, "ada": ada, "seed": seed, "distance": distance(store, split, made),
                       "faithfulness": faithfulness(baselines[0], made, store, split),
+                      "closer to a training slice": memorised(made, store, split),
                       "DSC": [dsc(path, store, split) for path in unets]}
             seconds = out/"seconds"
             if seconds.is_file():
