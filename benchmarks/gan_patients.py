@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
+import pandas as pd
 import torch
 from gan_phantom import NETWORKS, PICTURES, distance
 from machine import machine, write_results
@@ -87,6 +88,12 @@ def trained(folder, store, split, gan, kimg, ada, **others):
     return folder
 
 
+def strength(out, kimg):
+    """ADA's p after `kimg` thousand slices of the training in the folder `out`."""
+    curves = pd.read_csv(out/"curves.csv").set_index("kimg")
+    return round(float(curves.loc[kimg, "p"]), 3)
+
+
 def generated(folder, checkpoint, store, gan):
     """The store of the patients that a generator makes."""
     masks = {"masks_from": store.path, "warps": Warps()} if gan == "c-sg" else {}
@@ -140,7 +147,8 @@ def measure(given):
             made = generated(here, out/f"checkpoint-{kimg:g}.pt", store, gan)
             unets = [unet(store, split, here/f"unet-{number}", number, given.precision, made)
                      for number in range(given.unets)]
-            length = {"gan": gan, "kimg": kimg, "ada": ada, "seed": seed, "distance": distance(store, split, made),
+            length = {"gan": gan, "kimg": kimg, "ada": ada, "seed": seed, "p": strength(out, kimg),
+                      "distance": distance(store, split, made),
                       "faithfulness": faithfulness(baselines[0], made, store, split),
                       "closer to a training slice": memorised(made, store, split),
                       "DSC": [dsc(path, store, split) for path in unets]}
