@@ -4,15 +4,15 @@
     [--ada no yes] [--seeds 0 1 2] [--unets 3] [--precision bf16-mixed]
 
 ROOT is the Decathlon's Task04_Hippocampus (`medaug fetch d-hippocampus`). Twelve training patients, four for
-validation, all others for testing. Small networks, batch 16, StyleGAN2's own γ (0.0002·resolution²/batch). A
-training is as long as the last of `--kimg`, and its averaged generator is kept at the other lengths. Of each length:
-the Fréchet distance of 60 generated patients to the held-out slices with the features of an untrained network, beside
-that of the training slices; how well a U-Net of the real training patients finds the masks in the generated slices;
-how many generated slices are closer to a training slice than the closest 1 % of the held-out ones;
-and the test DSC of `--unets` U-Nets that train as in `recipes.py` with a quarter of generated slices in each batch
-(`recipe: balanced`), beside that of the real slices alone. C-SG makes images for warped label maps of the training
-patients. Writes results/gan_patients.json, below the name PART, after each length, and at the end samples of the first
-training of each kind to nbs/images; a second run in the same FOLDER goes on.
+validation, all others for testing. Small networks, batch 16, StyleGAN2's own γ (0.0002·resolution²/batch). A training
+is as long as the last of `--kimg`, and its averaged generator is kept at the other lengths. Of each length: the Fréchet
+distance of 60 generated patients to the held-out slices with the features of an untrained network, beside that of the
+training slices; how well a U-Net of the real training patients finds the masks in the generated slices; how many
+generated slices are closer to a training slice than the closest 1 % of the held-out ones; and the test DSC of `--unets`
+U-Nets that train as in `recipes.py` with a quarter of generated slices in each batch (`recipe: balanced`), beside that
+of the real slices alone. C-SG makes images for warped label maps of the training patients. Writes
+results/gan_patients.json, below the name PART, after each length, and at the end samples of the first training of each
+kind to nbs/images; a second run in the same FOLDER goes on.
 """
 import argparse
 import itertools
