@@ -24,7 +24,7 @@ from unittest.mock import patch
 import pandas as pd
 import torch
 from gan_phantom import NETWORKS, PICTURES, distance
-from machine import machine, write_results
+from machine import machine, write_part
 from matplotlib.figure import Figure
 from recipes import UNET, test_scores
 
@@ -118,12 +118,6 @@ def draw_samples(folders, store, split, path):
     figure.savefig(path, dpi=100)
 
 
-def write_part(part, found):
-    path = Path(__file__).parent/"results"/"gan_patients.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    write_results(__file__, {**known, part: found})
-
-
 def measure(given):
     torch.set_num_threads(1)
     folder, row = given.folder, find_dataset("d-hippocampus")
@@ -156,7 +150,7 @@ def measure(given):
             if seconds.is_file():
                 length["core seconds of the longest"] = int(seconds.read_text())
             found["lengths"].append(length)
-            write_part(given.part, found)
+            write_part(__file__, given.part, found)
     for gan, ada in itertools.product(given.gans, given.ada):
         name = f"{gan}-{max(given.kimg):g}-{ada}-{given.seeds[0]}"
         made = {kimg: folder/f"{name}-made-{kimg:g}" for kimg in given.kimg}

@@ -1,15 +1,16 @@
 """Do the masks of M-SG and B-SG hold the small classes as often as real ones, with and without a softmax?
 
-    python benchmarks/gan_small_classes.py [FOLDER] [--resolution 64] [--kimg 5] [--seeds 0 1 2] [--trainings NAME…]
+    python benchmarks/gan_small_classes.py FOLDER PART [--resolution 64] [--kimg 5] [--seeds 0 1 2]
+    [--trainings NAME…] [--precision bf16-mixed]
 
-Phantoms of BraTS20, 36 training patients, as in `gan_phantom.py`; batch 8, γ 2, bf16. Of 480 generated masks
+Phantoms of BraTS20, 36 training patients, as in `gan_phantom.py`; batch 8, γ 2. Of 480 generated masks
 of each training: the share of slices that show each class, and the mean area of each class, both divided by those of
 the real slices. `-foreground`: slices with a small class are drawn three times as often, and generation takes that back
 by keeping only a third of the masks that show one. `-short average`: `ema_kimg` 1 in place of 10, `ema_rampup` 0.02.
-Writes results/gan_small_classes.json after each training; a second run in the same FOLDER goes on.
+Writes results/gan_small_classes.json, below the name PART, after each training; a second run in the same FOLDER goes
+on.
 """
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -17,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from gan_phantom import NETWORKS, PATIENTS, prepared
-from machine import machine, write_results
+from machine import machine, write_part
 
 import medaug.gan.training as training
 from medaug.data.datasets import find_dataset
@@ -33,7 +34,6 @@ GAN = dict(
     r1_gamma=2.0,
     path_length_weight=0.2,
     **NETWORKS,
-    precision="bf16-mixed",
 )
 TRAININGS = {
     "m-sg-softmax": {},
@@ -81,11 +81,11 @@ def stored(folder, resolution):
     return store, split_patients(store.patients, PATIENTS, 0)
 
 
-def trained(folder, store, split, name, seed, kimg):
+def trained(folder, store, split, name, seed, kimg, precision):
     """The checkpoint of a training and its seconds of one core."""
     gan, _, how = name.partition("-sg")
     sizes = dict(resolution=store.resolution, kimg=kimg, snapshot_kimg=kimg)
-    config = GanConfig(f"{gan}-sg", **GAN | TRAININGS[name] | sizes, seed=seed)
+    config = GanConfig(f"{gan}-sg", **GAN | TRAININGS[name] | sizes, seed=seed, precision=precision)
     slices = training.training_slices(store, split)
     if how.endswith("foreground"):
         rare = small_classes(store.batch(slices)[1]).numpy()
@@ -96,15 +96,16 @@ def trained(folder, store, split, name, seed, kimg):
     return path, time.process_time() - begin
 
 
-def measure(folder, names, resolution, seeds, kimg):
+def measure(folder, part, names, resolution, seeds, kimg, precision):
     torch.set_num_threads(1)
     store, split = stored(folder, resolution)
     real = shares(store.batch(store.slices(split.train))[1], store.classes)
-    told = {**machine("torch"), "resolution": resolution, "kimg": kimg, "settings": GAN, "real": rounded(real)}
+    told = {**machine("torch"), "resolution": resolution, "kimg": kimg, "settings": GAN, "precision": precision,
+            "real": rounded(real)}
     told["trainings"] = []
     for seed in seeds:
         for name in names:
-            path, seconds = trained(folder, store, split, name, seed, kimg)
+            path, seconds = trained(folder, store, split, name, seed, kimg, precision)
             made = shares(generated(load_checkpoint(path), taken_back=name.endswith("foreground")), store.classes)
             ratios = {key: [a/b for a, b in zip(made[key], real[key])] for key in real}
             sign = float((path.parent/"curves.csv").read_text().splitlines()[-1].split(",")[3])
@@ -118,7 +119,7 @@ def measure(folder, names, resolution, seeds, kimg):
                     "real sign": round(sign, 3),
                 }
             )
-            write_results(__file__, told)
+            write_part(__file__, part, told)
 
 
 def rounded(pairs, digits=4):
@@ -127,17 +128,15 @@ def rounded(pairs, digits=4):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("folder", nargs="?", type=Path)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("part")
     arguments.add_argument("--resolution", type=int, default=64)
     arguments.add_argument("--kimg", type=float, default=5.0)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--trainings", nargs="+", default=list(TRAININGS), choices=list(TRAININGS))
+    arguments.add_argument("--precision", default="bf16-mixed")
     given = arguments.parse_args()
-    if given.folder:
-        measure(given.folder, given.trainings, given.resolution, given.seeds, given.kimg)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), given.trainings, given.resolution, given.seeds, given.kimg)
+    measure(given.folder, given.part, given.trainings, given.resolution, given.seeds, given.kimg, given.precision)
 
 
 if __name__ == "__main__":

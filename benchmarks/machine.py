@@ -9,6 +9,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock
+
 # the end of an experiment's file whose runs take one thread each
 ONE_THREAD_EACH = "resources: {%s}\n" % ", ".join(
     f"{stage}: {{threads: 1}}" for stage in ("prepare", "train_gan", "generate", "train_unet", "compare"))
@@ -44,6 +46,14 @@ def write_results(script, results):
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     print(path.read_text())
+
+
+def write_part(script, part, found):
+    """Put what was found below the name `part` into the results; other processes may write other parts meanwhile."""
+    path = Path(script).parent/"results"/f"{Path(script).stem}.json"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(Path(tempfile.gettempdir())/f"{path.name}.lock"):
+        write_results(script, {**(json.loads(path.read_text()) if path.is_file() else {}), part: found})
 
 
 def median_and_range(values, digits=0):

@@ -1,4 +1,5 @@
 """What all tests share: the checkout's path, one thread for each process, and the wheel."""
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -14,6 +15,10 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)     # hundreds of processes would compile the package anew
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+PROCESSES = multiprocessing.get_context("forkserver")
+# what nearly every notebook imports is imported once; nothing of medaug, which a notebook may change
+PROCESSES.set_forkserver_preload(["nbdev.test", "nbdev.showdoc", "torch", "pandas", "scipy.stats", "matplotlib.pyplot",
+                                  "nibabel", "lightning_fabric", "SimpleITK", "skimage.morphology"])
 
 
 def pytest_xdist_auto_num_workers(config):

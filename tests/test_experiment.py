@@ -267,7 +267,8 @@ def _wait_until(true):
 
 
 def _done(out):
-    return {path.name: path.stat().st_mtime_ns for path in (out/"done").glob("*.json")}
+    """The date of each record; hidden files are those of records that are being written."""
+    return {path.name: path.stat().st_mtime_ns for path in (out/"done").glob("[!.]*.json")}
 
 
 def _numbers_of(kind, out):

@@ -1,22 +1,20 @@
 """A GAN's training: the same bits after kills, the losses of one process from two, and an end for every failure."""
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kills import exit_code, killed_and_continued
 
 import medaug.gan.training as training
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset
 from medaug.data.splits import LeakError, split_patients
+from medaug.data.store import SliceStore
 from medaug.errors import UserError
 from medaug.gan.checkpoints import load_checkpoint
 from medaug.gan.config import GanConfig
@@ -25,18 +23,6 @@ from medaug.gan.training import MEASURES, train_gan
 
 TINY = GanConfig("b-sg", 16, kimg=2.4, batch=8, channel_base=128, channel_max=8, z_dim=8, w_dim=8, mapping_layers=2,
                  snapshot_kimg=0.3, ema_kimg=0.2, ada_kimg=1.0)
-
-TRAIN = """
-import sys
-import medaug.gan.training as training
-from medaug.data.splits import split_patients
-from medaug.data.store import SliceStore
-from medaug.gan.config import GanConfig
-training._SNAPSHOT_SECONDS = 0.05
-store = SliceStore(sys.argv[1])
-split = split_patients(store.patients, len(store.patients), seed=0)
-training.train_gan(store, split, GanConfig(**eval(sys.argv[3])), sys.argv[2])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +37,11 @@ def split(store):
     return split_patients(store.patients, len(store.patients), seed=0)
 
 
-def _start(store, out, config):
-    command = [sys.executable, "-c", TRAIN, str(store.path), str(out), repr(vars(config))]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+def _train(path, config, out):
+    """Train in a process of its own, with a snapshot every 0.05 seconds."""
+    training._SNAPSHOT_SECONDS = 0.05
+    store = SliceStore(path)
+    train_gan(store, split_patients(store.patients, len(store.patients), seed=0), config, out)
 
 
 def _content(out):
@@ -65,31 +53,12 @@ def _content(out):
     return weights, checkpoint, files
 
 
-def _kill_during_training(store, out, config, delay):
-    """Start a training, wait for a snapshot of its own, and kill it `delay` seconds later."""
-    snapshot = out/"snapshot.pt"
-    before = snapshot.stat().st_mtime_ns if snapshot.exists() else None
-    process = _start(store, out, config)
-    try:
-        while process.poll() is None and (not snapshot.exists() or snapshot.stat().st_mtime_ns == before):
-            time.sleep(0.005)
-        time.sleep(delay)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @pytest.mark.parametrize("gan", ["b-sg", "c-sg"])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(store, tmp_path, gan):
-    config, chance, kills = replace(TINY, gan=gan), random.Random(gan), 0
-    undisturbed, disturbed = tmp_path/"undisturbed", tmp_path/"disturbed"
-    assert _start(store, undisturbed, config).wait() == 0
-    while not (disturbed/"checkpoint.pt").exists() and kills < 3:
-        _kill_during_training(store, disturbed, config, chance.uniform(0, 0.4))
-        kills += 1
-    assert kills >= 2, "the training was too short to be killed twice"
-    assert _start(store, disturbed, config).wait() == 0
-    assert _content(disturbed) == _content(undisturbed)
+    train = partial(_train, store.path, replace(TINY, gan=gan))
+    assert exit_code(train, tmp_path/"undisturbed") == 0
+    disturbed = killed_and_continued(train, tmp_path, random.Random(gan), calls=130, seconds=0.4)
+    assert _content(disturbed) == _content(tmp_path/"undisturbed")
 
 
 @pytest.mark.parametrize("gan", ["b-sg", "c-sg"])

@@ -1,21 +1,16 @@
 """Every notebook runs from top to bottom in its own process. test_experiment executes those of nbs/runs."""
-import multiprocessing
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from conftest import CHECKOUT, PROCESSES
 
 NOTEBOOKS = sorted(
     path
     for path in (CHECKOUT / "nbs").rglob("*.ipynb")
     if not any(part.startswith((".", "_")) or part == "runs" for part in path.relative_to(CHECKOUT).parts)
 )
-PROCESSES = multiprocessing.get_context("forkserver")
-# what nearly every notebook imports is imported once; nothing of medaug, which a notebook may change
-PROCESSES.set_forkserver_preload(["nbdev.test", "nbdev.showdoc", "torch", "pandas", "scipy.stats", "matplotlib.pyplot",
-                                  "nibabel", "lightning_fabric", "SimpleITK", "skimage.morphology"])
 
 
 def _run(path, log):

@@ -1,19 +1,19 @@
 """A U-Net's training ends with the same bits after kills, with the same gradient in several processes, and learns."""
 import random
-import signal
-import subprocess
 import sys
-import time
+from functools import partial
 
 import pytest
 import torch
 from conftest import CHECKOUT
+from kills import exit_code, killed_and_continued
 
 from medaug.data.channels import one_hot
 from medaug.data.datasets import find_dataset
 from medaug.data.phantom import write_phantom
 from medaug.data.prepare import prepare_dataset
 from medaug.data.splits import Split, split_patients
+from medaug.data.store import SliceStore
 from medaug.evaluation.scores import score_test_patients
 from medaug.seeds import torch_generator
 from medaug.seg.accumulation import accumulate_gradient
@@ -23,17 +23,6 @@ from medaug.seg.unet import UNet
 
 sys.path.insert(0, str(CHECKOUT/"benchmarks"))
 from unet_phantom import threshold_dsc  # noqa: E402
-
-TRAIN = """
-import sys
-from medaug.data.splits import split_patients
-from medaug.data.store import SliceStore
-from medaug.seg.training import UNetConfig, train_unet
-store = SliceStore(sys.argv[1])
-config = UNetConfig(epochs=30, batch=8, width=8, depth=2, learning_rate=0.01, augmentation=True, generated=2,
-                    recipe='balanced')
-train_unet(store, split_patients(store.patients, len(store.patients), seed=0), config, sys.argv[2], generated=store)
-"""
 
 
 def _prepared(folder, name, patients, size, depth, resolution):
@@ -54,30 +43,18 @@ def _content(out):
     return weights, checkpoint, (out/"curves.csv").read_bytes()
 
 
-def _kill_during_training(store, out, delay):
-    """Starts a training, waits for its first snapshot, and kills it `delay` seconds later."""
-    snapshot = out/"snapshot.pt"
-    before = snapshot.stat().st_mtime_ns if snapshot.exists() else None
-    process = subprocess.Popen([sys.executable, "-c", TRAIN, str(store.path), str(out)], stderr=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and (not snapshot.exists() or snapshot.stat().st_mtime_ns == before):
-            time.sleep(0.005)
-        time.sleep(delay)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def _train(path, out):
+    store = SliceStore(path)
+    config = UNetConfig(epochs=30, batch=8, width=8, depth=2, learning_rate=0.01, augmentation=True, generated=2,
+                        recipe="balanced")
+    train_unet(store, split_patients(store.patients, len(store.patients), seed=0), config, out, generated=store)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(hearts, tmp_path):
-    undisturbed, disturbed = tmp_path/"undisturbed", tmp_path/"disturbed"
-    subprocess.run([sys.executable, "-c", TRAIN, hearts.path, undisturbed], check=True, stderr=subprocess.DEVNULL)
-    chance, kills = random.Random(0), 0
-    while not (disturbed/"checkpoint.pt").exists() and kills < 4:
-        _kill_during_training(hearts, disturbed, chance.uniform(0, 0.3))
-        kills += 1
-    assert kills >= 2, "the training was too short to be killed twice"
-    subprocess.run([sys.executable, "-c", TRAIN, hearts.path, disturbed], check=True, stderr=subprocess.DEVNULL)
-    assert _content(disturbed) == _content(undisturbed)
+    train = partial(_train, hearts.path)
+    assert exit_code(train, tmp_path/"undisturbed") == 0
+    disturbed = killed_and_continued(train, tmp_path, random.Random(0), calls=14, seconds=0.3)
+    assert _content(disturbed) == _content(tmp_path/"undisturbed")
 
 
 def _gradient_of_a_share(fabric, path):

@@ -207,7 +207,7 @@ def _source_of(store_path):
 def _refuse_another(store_path, source, ids):
     """Raise `UserError` if the store at `store_path` belongs to another dataset than `source`."""
     found = _source_of(store_path)
-    there = {folder.name for folder in (store_path/"patients").glob("*") if (folder/"patient.json").is_file()}
+    there = {folder.name for folder in (store_path/"patients").glob("[!.]*") if (folder/"patient.json").is_file()}
     kind = lambda source: f"{'synthetic' if source['synthetic'] else 'real'} patients of {source['dataset']}"
     if found is None and there - ids:
         found = {"dataset": f"another dataset ({min(there - ids)})", "synthetic": False}

@@ -47,7 +47,7 @@ def find_checkpoints(words: Iterable[Path | str], method: str | None = None) -> 
 
 
 def _is_experiment(path):
-    return any(ExperimentFolder(path).plan_file("").parent.glob("*.json"))
+    return any(ExperimentFolder(path).plan_file("").parent.glob("[!.]*.json"))
 
 
 def _is_checkpoint(path):

@@ -194,7 +194,7 @@ class ExperimentFolder:
         """The runs as planned, in order; `UserError` if there is no plan."""
         if self._planned is not None:
             return self._planned
-        values = [_read_planned(file) for file in self.plan_file("").parent.glob("*.json")]
+        values = [_read_planned(file) for file in self.plan_file("").parent.glob("[!.]*.json")]
         if not values:
             what = "is no experiment's folder (it has no plan)"
             raise UserError(self.path, what, "give the folder that medaug run wrote")

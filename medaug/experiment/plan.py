@@ -287,7 +287,7 @@ def gan_settings(experiment: Experiment, gan: str) -> dict:
     """The settings of one GAN as a plain dictionary of `GanConfig` fields."""
     others = ("b-sg", "m-sg", "c-sg") if gan == "c-sg" else ("b-sg", "m-sg", "c-sg", "condition", "tissues")
     general = {key: value for key, value in experiment.gan.items() if key not in others}
-    defaults = {key: getattr(GanConfig, key) for key in ("kimg", "batch", "ada")}
+    defaults = {key: getattr(GanConfig, key) for key in ("kimg", "batch")}
     return {**defaults, **general, **experiment.gan.get(gan, {})}
 
 

@@ -17,6 +17,7 @@ from ..data.datasets import Dataset, find_patients
 from ..errors import UserError
 from ..files import content_hash, value_hash
 from ..methods import PAPER_SETTINGS, PIPELINES, Method, needed_gans
+from ..gan.config import GanConfig
 from ..seg.config import NnUNetConfig
 from .plan import Experiment, gan_settings, nnunet_settings, unet_settings
 
@@ -200,7 +201,9 @@ def _sub_datasets(experiment):
 # %% ../../nbs/experiment/01_runs.ipynb #4b1c7a2b
 def _plan_gan(drawn, gan, prepared):
     options = gan_settings(drawn.experiment, gan)
-    decided = {key: options.pop(key) for key in ("kimg", "batch", "ada")}
+    with_ada = GanConfig(gan, drawn.experiment.resolution, **options).with_ada
+    decided = {"kimg": options.pop("kimg"), "batch": options.pop("batch"), "ada": with_ada}
+    options.pop("ada", None)
     inputs = ""
     if options.get("init"):
         init = Path(options["init"]).expanduser().resolve()

@@ -28,8 +28,9 @@ class GanConfig:
     """How one GAN is trained. The defaults are StyleGAN2's (Karras et al. 2020b and 2020a), with fewer channels.
 
     `gan`: 'b-sg', 'm-sg' or 'c-sg'. `kimg`: training length in thousand slices shown to the discriminator. `batch`:
-    slices a step over all processes. `ada`: adaptive augmentation with target `ada_target`, p moving from 0 to 1 in
-    `ada_kimg`, None for a tenth of `kimg` and at most 100. `r1_gamma`: None for 0.0002·resolution²/batch.
+    slices a step over all processes. `ada`: adaptive augmentation with target `ada_target`, None for on in trainings of
+    500 thousand slices or more and where `ada_kimg` is given; p moves from 0 to 1 in `ada_kimg`, None for a tenth of
+    `kimg` and at most 100. `r1_gamma`: None for 0.0002·resolution²/batch.
     `r1_interval`, `path_length_interval`: steps between lazy regularisations; `path_length_shrink` divides the batch of
     the latter, down to one slice. `ema_kimg`: half-life of the generator's average, at most `ema_rampup` of the slices
     seen. `precision`: Fabric's names, '32-true', 'bf16-mixed' or '16-mixed' (CUDA). `devices`: processes; `accumulate`:
@@ -45,7 +46,7 @@ class GanConfig:
     kimg: float = 1000.0
     batch: int = 32
     seed: int = 0
-    ada: bool = True
+    ada: bool | None = None
     ada_target: float = 0.6
     ada_kimg: float | None = None
     learning_rate: float = 2.5e-3
@@ -80,6 +81,11 @@ class GanConfig:
         for name, wrong, what, remedy in _contradictions(self):
             if wrong:
                 raise UserError(f"gan.{name}", what, remedy)
+
+    @property
+    def with_ada(self) -> bool:
+        """Whether ADA is on: `ada`, or where that is None, from 500 thousand slices on and where `ada_kimg` is given."""
+        return self.kimg >= 500 or self.ada_kimg is not None if self.ada is None else self.ada
 
     @property
     def ada_length(self) -> float:

@@ -136,7 +136,7 @@ class Step:
     def augmented(self, draws: Draws, x: torch.Tensor,
                   cond: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Images and condition as the discriminator sees them."""
-        if not self.config.ada or self.training.controller.p == 0:
+        if not self.config.with_ada or self.training.controller.p == 0:
             return x, cond
         draw = draws.augmentation(self.training.controller.p)
         return draw(x, self.modalities), None if cond is None else draw(cond, 0)
@@ -275,7 +275,7 @@ def train_step(fabric: "Fabric", training: TrainingState, config: GanConfig, dat
     if training.step % config.path_length_interval == 0:
         measures["path_length"] = path_length_phase(step)
     update_average(training, config)
-    if config.ada:
+    if config.with_ada:
         training.controller.observe(sign.item(), config.batch)
     training.step += 1
     return measures
