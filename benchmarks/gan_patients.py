@@ -16,7 +16,6 @@ kind to nbs/images; a second run in the same FOLDER goes on.
 """
 import argparse
 import itertools
-import json
 import time
 from pathlib import Path
 from unittest.mock import patch

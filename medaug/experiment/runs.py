@@ -16,8 +16,8 @@ from typing import NamedTuple
 from ..data.datasets import Dataset, find_patients
 from ..errors import UserError
 from ..files import content_hash, value_hash
-from ..methods import PAPER_SETTINGS, PIPELINES, Method, needed_gans
 from ..gan.config import GanConfig
+from ..methods import PAPER_SETTINGS, PIPELINES, Method, needed_gans
 from ..seg.config import NnUNetConfig
 from .plan import Experiment, gan_settings, nnunet_settings, unet_settings
 

@@ -84,7 +84,7 @@ class GanConfig:
 
     @property
     def with_ada(self) -> bool:
-        """Whether ADA is on: `ada`, or where that is None, from 500 thousand slices on and where `ada_kimg` is given."""
+        """Whether ADA is on: `ada`; where that is None, from 500 thousand slices on and where `ada_kimg` is given."""
         return self.kimg >= 500 or self.ada_kimg is not None if self.ada is None else self.ada
 
     @property
