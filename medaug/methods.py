@@ -12,6 +12,7 @@ __all__ = ['PAPER_PIPELINES', 'FREE', 'PIPELINES', 'RECIPES', 'PAPER_RECIPE', 'A
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from .errors import UserError
@@ -118,6 +119,7 @@ class Method:
             raise UserError("steps_of", f"{self.pipeline} with {self.steps_of} is no method", remedy)
 
     @classmethod
+    @lru_cache(4096)
     def parse(cls, name: str) -> Self:
         """The method of that `name`. Every name is one: a name of no form of ours gives a foreign method."""
         try:

@@ -352,12 +352,21 @@ def _float16_of_rank(rank):
 def intensity_range(store: SliceStore, patients: Iterable[str] | None = None,
                     percentiles: Sequence[float] = (0.1, 99.9)) -> np.ndarray:
     """The exact percentiles of each modality over all slices of `patients` (default: all): float32 (M, 2)."""
-    counts = np.zeros((len(store.modalities), 65536), np.int64)
+    counts, waiting = np.zeros((len(store.modalities), 65536), np.int64), [[] for _ in store.modalities]
+
+    def count_waiting():
+        for modality, ranks in enumerate(waiting):
+            counts[modality] += np.bincount(np.concatenate(ranks), minlength=65536)
+            ranks.clear()
+
     for id in store.patients if patients is None else patients:
         images = np.load(patient_folder(store.path, id)/"images.npy", mmap_mode="r")
-        for modality, count in enumerate(counts):
-            ranks = _rank_of_float16(np.ascontiguousarray(images[:, modality]))
-            count += np.bincount(ranks.ravel(), minlength=65536)
+        for modality, ranks in enumerate(waiting):
+            ranks.append(_rank_of_float16(np.ascontiguousarray(images[:, modality])).ravel())
+        if sum(map(len, waiting[0])) > 65536:      # a count of few values takes as long as one of many
+            count_waiting()
+    if any(waiting):
+        count_waiting()
     return np.array([_percentiles(count, percentiles) for count in counts], np.float32).reshape(-1, len(percentiles))
 
 

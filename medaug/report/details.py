@@ -121,8 +121,8 @@ def class_gain_rows(scores: pd.DataFrame, dataset: str, names: list[str], alpha:
     found = gains_by_class(scores, dataset, names, "drop", alpha, direction)
     columns = {}
     for (kind, score), rows in found.groupby(["class", "score"], sort=False):
-        ends = ["" if pd.isna(row.low) else f" ({gain(row.low)} to {gain(row.high)})" for row in rows.itertuples()]
-        texts = {row.method: gain(row.difference) + end for row, end in zip(rows.itertuples(), ends)}
+        ends = ["" if pd.isna(low) else f" ({gain(low)} to {gain(high)})" for low, high in zip(rows.low, rows.high)]
+        texts = {name: gain(value) + end for name, value, end in zip(rows.method, rows.difference, ends)}
         columns[f"{kind}: {_TITLES.get(score, score)}"] = texts
     methods = list(dict.fromkeys(found["method"]))
     return pd.DataFrame({title: [texts.get(name, "–") for name in methods] for title, texts in columns.items()},

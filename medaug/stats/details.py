@@ -17,7 +17,7 @@ from ..methods import Method, baselines, order_methods
 from .comparison import DatasetComparison
 from .effects import holm
 from .score_table import better_direction, checked_table, sized_errors
-from .trainings import LEAST_PATIENTS, contrast_variances, training_effects, training_table
+from .trainings import LEAST_PATIENTS, contrast_variances, gain_intervals, training_table
 
 # %% ../../nbs/stats/13_details.ipynb #167538ba
 def trends(result: DatasetComparison) -> pd.DataFrame:
@@ -82,8 +82,7 @@ def gains_by_class(table: pd.DataFrame, dataset: str, scores: list[str], missing
             continue
         checked = checked[checked["dataset"] == dataset]
         for kind, trainings in _by_class(checked, dataset, score, missing):
-            effects = training_effects(trainings*(1 if better == "higher" else -1), baselines(trainings), 1 - alpha,
-                                       None)
-            parts.append(effects.reset_index().assign(**{"class": kind, "score": score}))
+            found = gain_intervals(trainings*(1 if better == "higher" else -1), baselines(trainings), 1 - alpha)
+            parts.append(found.reset_index().assign(**{"class": kind, "score": score}))
     columns = ["method", "class", "score", "baseline", "difference", "low", "high"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)

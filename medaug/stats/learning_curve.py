@@ -83,11 +83,11 @@ def _covariance(table, means, contrasts):
     return patients + contrasts @ np.diag(between) @ contrasts.T, float(np.min(freedom))
 
 
-def _worth(table, means, sizes, size, level=0.95, seed=0, certain=True):
-    """(patients, low, high) that the gain of the last column of `table` at `size` is worth on the other columns.
+def _worth(points, scores, means, sizes, size, level=0.95, seed=0, certain=True):
+    """(patients, low, high) that the gain of a method at `size` is worth on the baseline's curve, `points`.
 
-    `means`: the means of `table` by patient (patients, columns). Without `certain` there is no interval: nothing is
-    known of the spread between trainings.
+    `scores`: the method's, one a row of `points`. `means`: the means of `points` and of `scores` by patient (patients,
+    columns). Without `certain` there is no interval: nothing is known of the spread between trainings.
     """
     count, place = len(sizes), list(sizes).index(size)
     contrasts = np.zeros((count, count + 1))       # the curve's points less the first, and the gain
@@ -96,7 +96,9 @@ def _worth(table, means, sizes, size, level=0.95, seed=0, certain=True):
     found = contrasts @ means.mean(0)
     curve = lambda drawn: np.column_stack([np.zeros(len(drawn)), drawn[:, :-1]])
     point = more_patients(curve(found[None]), sizes, size, found[None, -1])[0]
-    covariance, freedom = _covariance(table, means, contrasts) if certain else (np.full(1, np.nan), np.nan)
+    if not certain:
+        return point, np.nan, np.nan
+    covariance, freedom = _covariance(points.assign(method=scores), means, contrasts)
     if not np.isfinite(covariance).all():
         return point, np.nan, np.nan
     random = numpy_generator("learning curve", seed, size)
@@ -160,7 +162,7 @@ def _learning_curve(title, baseline, sizes, parts, level, sign):
         means = part.groupby(level="patient").mean()
         for method, against in baselines(part.columns).items():
             if against == baseline:
-                worth = _worth(points.assign(method=part[method]), np.column_stack([by_patient, means[method]]),
+                worth = _worth(points, part[method], np.column_stack([by_patient, means[method]]),
                                np.array(sizes), size, level, certain=np.isfinite(error).all())
                 rows.append((method, size, (means[method] - means[baseline]).mean(), *worth))
     worth = pd.DataFrame(rows, columns=["method", "size", "gain", "patients", "low", "high"])

@@ -45,12 +45,17 @@ def expected_rank_gap(methods: int, effect: float) -> float:
 def simulate_ranks(studies: int, patients: int, methods: int, effect: float,
                    generator: np.random.Generator) -> np.ndarray:
     """The ranks (studies, patients, methods; int8 or int16) of normal scores where method 0 is better by `effect`."""
+    order = np.argsort(-_simulate_scores(studies, patients, methods, effect, generator), axis=-1)
+    ranks = np.empty(order.shape, dtype=np.int8 if methods < 128 else np.int16)
+    order += np.arange(0, order.size, methods).reshape(studies, patients, 1)
+    ranks.reshape(-1)[order] = np.arange(1, methods + 1, dtype=ranks.dtype)
+    return ranks
+
+
+def _simulate_scores(studies, patients, methods, effect, generator):
     scores = generator.standard_normal((studies, patients, methods), dtype=np.float32)
     scores[..., 0] += effect*2**0.5
-    order = np.argsort(-scores, axis=-1)
-    ranks = np.empty(order.shape, dtype=np.int8 if methods < 128 else np.int16)
-    np.put_along_axis(ranks, order, np.arange(1, methods + 1, dtype=ranks.dtype), axis=-1)
-    return ranks
+    return scores
 
 # %% ../../nbs/stats/02_power.ipynb #7445e56c
 def power_curve(methods: int, patients: int, effect: float, alpha: float = 0.05, simulations: int = 1000,
@@ -98,8 +103,9 @@ def approximate_power(methods: int, patients: int, effect: float, alpha: float =
 
 def _gap_deviation(methods, effect):
     """The standard deviation between patients of the gap between the ranks of the better method and of one other."""
-    ranks = simulate_ranks(1, 20_000, methods, effect, numpy_generator("gap", methods))[0].astype(float)
-    return float((ranks[:, 1] - ranks[:, 0]).std())
+    scores = _simulate_scores(1, 20_000, methods, effect, numpy_generator("gap", methods))[0]
+    better, other = ((scores > scores[:, [column]]).sum(1) for column in (0, 1))
+    return float((other - better).std())
 
 # %% ../../nbs/stats/02_power.ipynb #1676e59f
 MOST_SIMULATED = 300

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST_PATIENTS', 'draw_study', 'training_table', 'scored_by_all', 'training_variance', 'variance_source',
-           'contrast_variances', 'pair_contrasts', 'adjusted', 'training_effects', 'decided']
+           'contrast_variances', 'pair_contrasts', 'adjusted', 'gain_intervals', 'training_effects', 'decided']
 
 # %% ../../nbs/stats/09_trainings.ipynb #12ff86cc
 from collections.abc import Hashable
@@ -198,6 +198,10 @@ def contrast_variances(table: pd.DataFrame, contrasts: np.ndarray) -> tuple[np.n
 
     `table`: as in `training_effects`. NaN where there is one training, or one patient.
     """
+    unknown = np.full(len(contrasts), np.nan)
+    levels = [codes for name, codes in zip(table.index.names, table.index.codes) if name in DRAWN]
+    if all(len(np.unique(codes)) == 1 for codes in levels):
+        return unknown, unknown
     training, drawn = _trainings(table)
     by_patient, pooled = table.groupby(level="patient").mean(), _training_variance(table, training, drawn)
     folds, found = _folds(table, training, drawn), []
@@ -206,7 +210,7 @@ def contrast_variances(table: pd.DataFrame, contrasts: np.ndarray) -> tuple[np.n
     if len(by_patient) > 1 and folds.any():
         found.append(_fold_variance(table, by_patient, contrasts, folds))
     if not found:
-        return np.full(len(contrasts), np.nan), np.full(len(contrasts), np.nan)
+        return unknown, unknown
     variances, freedoms = map(np.stack, zip(*found))
     larger, each = variances.argmax(0), np.arange(len(contrasts))
     return variances[larger, each], freedoms[larger, each]
@@ -246,6 +250,29 @@ def _equivalence(gains, error, freedom, smallest):
     return np.where((error == 0) & (np.abs(gains) < smallest), 0.0, pvalues)
 
 
+def _gains(table, baselines):
+    """(differences (patients, pairs), their means, standard errors, degrees of freedom) as in `training_effects`."""
+    if table.isna().to_numpy().any():
+        raise UserError("scores", "a method lacks a score in a training", "score every patient with every method")
+    by_patient, contrasts = table.groupby(level="patient").mean(), pair_contrasts(list(table), baselines)
+    differences = (by_patient.to_numpy() @ contrasts.T).round(12)
+    variance, freedom = contrast_variances(table, contrasts)
+    return differences, differences.mean(0), np.sqrt(variance), freedom
+
+
+def _half_width(error, freedom, level, patients, count=1):
+    """Half the width of intervals at `level` for `count` gains together; NaN below six patients."""
+    return stats.t.ppf(1 - (1 - level)/2/count, freedom)*error if patients >= LEAST_PATIENTS else np.nan
+
+
+def gain_intervals(table: pd.DataFrame, baselines: dict[str, str], level: float = 0.95) -> pd.DataFrame:
+    """The columns baseline, difference, low and high of `training_effects` alone, in less time."""
+    differences, gains, error, freedom = _gains(table.sort_index(), baselines)
+    half = _half_width(error, freedom, level, len(differences))
+    return pd.DataFrame({"baseline": list(baselines.values()), "difference": gains, "low": gains - half,
+                         "high": gains + half}, index=pd.Index(list(baselines), name="method"))
+
+
 def training_effects(table: pd.DataFrame, baselines: dict[str, str], level: float = 0.95,
                      smallest_effect: float | None = 0.01, families: dict[str, Hashable] | None = None) -> pd.DataFrame:
     """Each method against its baseline, with patients and trainings both random: a row a method.
@@ -263,14 +290,9 @@ def training_effects(table: pd.DataFrame, baselines: dict[str, str], level: floa
     (equivalence); Holm 1979.
     """
     table, pairs = table.sort_index(), list(baselines)
-    if table.isna().to_numpy().any():
-        raise UserError("scores", "a method lacks a score in a training", "score every patient with every method")
-    family = [families[name] if families else 0 for name in pairs]
-    by_patient, contrasts = table.groupby(level="patient").mean(), pair_contrasts(list(table), baselines)
-    differences = (by_patient.to_numpy() @ contrasts.T).round(12)
-    gains, (variance, freedom), n = differences.mean(0), contrast_variances(table, contrasts), len(by_patient)
-    error = np.sqrt(variance)
-    half, joint = (stats.t.ppf(1 - (1 - level)/2/count, freedom)*error if n >= LEAST_PATIENTS else np.nan
+    differences, gains, error, freedom = _gains(table, baselines)
+    n, family = len(differences), [families[name] if families else 0 for name in pairs]
+    half, joint = (_half_width(error, freedom, level, n, count)
                    for count in (1, np.array([family.count(one) for one in family], int)))
     pvalue = _t_test(gains, error, freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
