@@ -25,7 +25,7 @@ from filelock import FileLock
 from ..errors import UserError
 from ..experiment.folder import KILLED, ExperimentFolder
 from ..files import write_text
-from ..versions import package_versions
+from ..versions import package_versions, without_package
 from .processes import some_gpus, when_ended
 
 # %% ../../nbs/engine/01_execute.ipynb #74f11ca5
@@ -99,8 +99,8 @@ def _execute_notebook(source, target, parameters, log):
     """Execute the notebook `source` with papermill; write it to `target` even if it raises."""
     import logging
 
-    sys.modules.setdefault("rfc3987_syntax", None)  # papermill needs no check of web addresses; it takes 0.7 s to load
-    import papermill
+    with without_package("rfc3987_syntax"):
+        import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     sockets = tempfile.mkdtemp(prefix="medaug-")

@@ -22,6 +22,7 @@ from ..data.volumes import voxel_size
 from ..progress import progress
 from ..seg.dice import dice_score
 from ..seg.predict import TrainedUNet, predict_original, write_prediction
+from ..versions import without_package
 
 # %% ../../nbs/evaluation/00_scores.ipynb #87d75863
 def surface_scores(predicted: np.ndarray, true: np.ndarray, spacing: tuple[float, ...],
@@ -37,8 +38,9 @@ def surface_scores(predicted: np.ndarray, true: np.ndarray, spacing: tuple[float
         return 0.0, 1.0
     if not predicted.any() or not true.any():
         return math.hypot(*np.multiply(true.shape, spacing)), 0.0
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-    from monai.metrics.surface_dice import compute_surface_dice
+    with without_package("rfc3987_syntax"):
+        from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+        from monai.metrics.surface_dice import compute_surface_dice
     sides = ndimage.find_objects(np.asarray(predicted | true, np.uint8))[0]
     box = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in sides)
     pair = [torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, true)]
