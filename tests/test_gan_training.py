@@ -29,7 +29,7 @@ TINY = GanConfig("b-sg", 16, kimg=2.4, batch=8, channel_base=128, channel_max=8,
 def store(tmp_path_factory):
     folder, row = tmp_path_factory.mktemp("store"), find_dataset("brats20")
     write_phantom(row, folder/"phantom", patients=6, size=32, depth=8, progress_bar=False)
-    return prepare_dataset(row, folder/"phantom", folder/"store", resolution=16, progress_bar=False)
+    return prepare_dataset(row, folder/"phantom", folder/"store", resolution=16, iterations=(10,), progress_bar=False)
 
 
 @pytest.fixture(scope="module")
