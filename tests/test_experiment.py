@@ -373,11 +373,11 @@ def _kernel_of(name):
 def test_on_a_slurm_cluster_the_scores_are_the_same_and_a_job_that_runs_out_of_time_is_reported(finished, tmp_path):
     """Each run is a job of its own; SLURM's time limit ends the job of C-SG, because the test moves the limit.
 
-    The slices and M-SG are those of the undisturbed run.
+    The slices, M-SG and the baseline are those of the undisturbed run.
     """
     experiment, out, impatient = tmp_path/"small.yaml", tmp_path/"out", tmp_path/"impatient"
-    shutil.copytree(finished, out, ignore=shutil.ignore_patterns("c-sg", "mc-sg", "unets", "*c-sg.json", "generate-*",
-                                                                 "train_unet-*", "compare*"))
+    shutil.copytree(finished, out, ignore=shutil.ignore_patterns("c-sg", "mc-sg*", "*c-sg.json", "generate-*",
+                                                                 "train_unet-*mc-sg*", "compare*"))
     (out/"scores.csv").unlink()
     impatient.mkdir()
     profile = CHECKOUT/"medaug"/"workflow"/"profiles"/"slurm-without-accounting"/"config.v9+.yaml"
