@@ -9,8 +9,6 @@ __all__ = ['search_plan', 'confirmation_plan', 'search_experiment']
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import pandas as pd
-
 from medaug.experiment.search import (
     INNER_FOLDS,
     Choice,
@@ -31,7 +29,7 @@ from medaug.experiment.search import (
 
 from ..experiment.folder import ExperimentFolder
 from ..experiment.plan import Experiment, read_experiment
-from ..experiment.results import assemble
+from ..experiment.results import assemble, read_score_rows
 from ..experiment.runs import Run, plan_runs
 from ..progress import duration
 from ..words import plural
@@ -111,7 +109,7 @@ def _search(experiment, inner, text, folder, settings):
         if status:
             return None, status
         assemble(folder.search.path)
-        rungs.append(rung(pd.read_csv(folder.search.scores, dtype={"patient": str}), count, names))
+        rungs.append(rung(read_score_rows(folder.search.scores), count, names))
         names = survivors(rungs[-1].means)
     choice, known = choose(rungs, baseline), folder.choice
     if known not in (None, choice) and folder.confirmation.experiment_file.is_file():
@@ -134,7 +132,7 @@ def _confirm(experiment, text, folder, choice, settings):
     folder.begin_confirmation(choice, plan)
     status = run_plan(experiment, plan, text, confirmation.path, **settings)
     if status == 0:
-        scores = pd.read_csv(confirmation.scores, dtype={"patient": str})
+        scores = read_score_rows(confirmation.scores)
         statistics = experiment.statistics
         effects = confirmed_effects(scores, choice, statistics.alpha, statistics.smallest_effect)
         show(confirmed_sentence(effects, choice, statistics.alpha))

@@ -27,6 +27,7 @@ from ..stats.trainings import training_effects, training_table
 from ..words import gain, interval_name, plural
 from .folder import ExperimentFolder
 from .plan import Experiment
+from .results import read_score_rows
 from .runs import Run
 
 # %% ../../nbs/experiment/06_search.ipynb #5611dcd8
@@ -259,7 +260,7 @@ class SearchFolder:
             return None
         if any(run.name not in confirmation.done for run in confirmation.plan):
             return None
-        return pd.read_csv(confirmation.scores, dtype={"patient": str, "class": str})
+        return read_score_rows(confirmation.scores)
 
     def _confirmations(self):
         file = self.confirmations_file

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ..errors import UserError
 from ..experiment.folder import ExperimentFolder
-from ..experiment.results import assemble, join_experiments
+from ..experiment.results import assemble, join_experiments, read_score_rows
 from ..files import write_text
 from ..stats.comparison import SMALLEST_EFFECT, Comparison, compare, joined
 from ..stats.score_table import order_datasets, under_shift
@@ -43,7 +43,7 @@ def compare_available(scores: pd.DataFrame, alpha: float = 0.05, blocks: str = "
 def _scores_of(experiment: ExperimentFolder) -> pd.DataFrame | None:
     """The long table of scores.csv, its datasets called by their titles; None where nothing is scored."""
     path = experiment.scores
-    table = pd.read_csv(path, dtype={"patient": str, "class": str}) if path.is_file() else pd.DataFrame()
+    table = read_score_rows(path) if path.is_file() else pd.DataFrame()
     return table.assign(dataset=experiment.row.title) if len(table) else None
 
 
