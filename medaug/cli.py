@@ -355,7 +355,7 @@ def _check_idle(arguments):
     for name in sorted(given):
         needed, excluded = _NEEDS.get(name), _EXCLUDES.get(name)
         if needed in arguments and needed not in given:
-            raise UserError(option(name), f"says nothing without {option(needed)}", f"give {option(needed)} too")
+            raise UserError(option(name), f"has no effect without {option(needed)}", f"give {option(needed)} too")
         if excluded in given:
             raise UserError(option(name), f"says nothing with {option(excluded)}", "leave it out")
 

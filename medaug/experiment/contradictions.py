@@ -102,16 +102,16 @@ def _contradicting_methods(experiment):
     tissue = experiment.condition != CONDITIONS[0]
     yield (tissue and "mc-sg" in experiment.pipelines, "gan.condition",
            "M-SG makes masks without tissue, so mc-sg cannot show it to C-SG", "take wc-sg in place of mc-sg")
-    yield tissue and "wc-sg" not in experiment.pipelines, "gan.condition", "says nothing without wc-sg", "add wc-sg"
-    yield (experiment.mixing and experiment.style != "patient", "mixing", "says nothing without style: patient",
+    yield tissue and "wc-sg" not in experiment.pipelines, "gan.condition", "has no effect without wc-sg", "add wc-sg"
+    yield (experiment.mixing and experiment.style != "patient", "mixing", "has no effect without style: patient",
            "add style: patient")
     yield (experiment.warps and not {"wc-sg", "warp"} & {*experiment.pipelines}, "warps",
-           "says nothing without wc-sg or warp", "add one of them to pipelines")
+           "has no effect without wc-sg or warp", "add one of them to pipelines")
     unused = set(experiment.strengths) - set(experiment.augmentation) | {"without"} & set(experiment.strengths)
     rungs = experiment.search.folds
     yield (any(one >= other for one, other in zip(rungs, rungs[1:])), "search.folds", "does not rise",
            "take numbers such as 1, 2, 5")
-    yield (unused, "strengths", f"says nothing of {', '.join(sorted(unused))}", "give those of a kind in augmentation")
+    yield (unused, "strengths", f"no method has the augmentation {', '.join(sorted(unused))}", "give those of a kind in augmentation")
     alone = len(experiment.methods) < 2
     yield alone, "pipelines", "make only one method, and nothing to compare it with", "add a pipeline or augmentation"
     yield from _contradicting_nnunet(experiment)
@@ -120,7 +120,7 @@ def _contradicting_methods(experiment):
 def _contradicting_nnunet(experiment):
     """Contradictions of nnU-Net, which has its own augmentation and draws whole patients."""
     if "nnunet" not in experiment.segmenters:
-        yield bool(experiment.nnunet), "nnunet", "says nothing without segmenter: nnunet", "add it, or leave this out"
+        yield bool(experiment.nnunet), "nnunet", "has no effect without segmenter: nnunet", "add it, or leave this out"
         return
     own = sorted({*experiment.augmentation} - {"without", "strong"})
     yield own, "augmentation", f"nnU-Net has no {', '.join(own)}", "take without, or strong, which is nnU-Net's own"
