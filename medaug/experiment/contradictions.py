@@ -111,7 +111,8 @@ def _contradicting_methods(experiment):
     rungs = experiment.search.folds
     yield (any(one >= other for one, other in zip(rungs, rungs[1:])), "search.folds", "does not rise",
            "take numbers such as 1, 2, 5")
-    yield (unused, "strengths", f"no method has the augmentation {', '.join(sorted(unused))}", "give those of a kind in augmentation")
+    yield (unused, "strengths", f"no method has the augmentation {', '.join(sorted(unused))}",
+           "give those of a kind in augmentation")
     alone = len(experiment.methods) < 2
     yield alone, "pipelines", "make only one method, and nothing to compare it with", "add a pipeline or augmentation"
     yield from _contradicting_nnunet(experiment)
